@@ -1,0 +1,63 @@
+# make demo   search, prune and fuse a network on real images, then print a table
+# make test   run the test suite
+# make lint   ruff, check only
+# Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check
+TESTED := requirements/tested.txt
+pin = $(shell grep '^$(1)==' $(TESTED))
+
+.PHONY: env demo test lint
+.DELETE_ON_ERROR:
+
+demo: env
+	$(PY) tools/demo.py
+
+test: env
+	$(PY) -m pytest tests
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+env: $(VENV)/.package
+
+# 1. torch first: mmcv compiles against it. pkg_resources, which mmcv's setup.py imports, left setuptools in 81.
+$(VENV)/.torch: $(TESTED)
+	@echo '[1/4] torch and torchvision'
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, {sys.executable} is {sys.version}: run make PYTHON=/path/to/python3.11"'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) 'pip==24.3.*' 'setuptools<81' wheel ninja psutil
+	$(PIP) $(call pin,torch) $(call pin,torchvision)
+	touch $@
+
+# 2. mmcv with its C++ ops: about ten minutes on two cores the first time, then pip keeps the wheel. A kept wheel that
+#    was built against another torch does not load, and is built anew.
+MMCV_BUILD = set -o pipefail; MMCV_WITH_OPS=1 FORCE_CUDA=0 MAX_JOBS=$(JOBS) CFLAGS='-g0 -O2' PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
+	$(PIP) -v --no-build-isolation $(call pin,mmcv)
+MMCV_SHOW = tee $(VENV)/mmcv-build.log | awk 'match($$0, /\[[0-9]+\/[0-9]+\]/) {print "mmcv ops " substr($$0, RSTART, RLENGTH); fflush()}'
+$(VENV)/.mmcv: SHELL := /bin/bash
+$(VENV)/.mmcv: $(VENV)/.torch
+	@echo '[2/4] mmcv with ops, built from source (log: $(VENV)/mmcv-build.log)'
+	@$(MMCV_BUILD) 2>&1 | $(MMCV_SHOW) || { tail -n 30 $(VENV)/mmcv-build.log; exit 1; }
+	@$(PY) -c 'import mmcv.ops' 2>/dev/null || \
+	  { $(MMCV_BUILD) --force-reinstall --no-deps --no-cache-dir 2>&1 | $(MMCV_SHOW); } || { tail -n 30 $(VENV)/mmcv-build.log; exit 1; }
+	$(PY) -c 'import mmcv.ops'
+	touch $@
+
+# 3. openmim last: its dependencies pin old versions that the others accept but would not be resolved together.
+$(VENV)/.stack: $(VENV)/.mmcv requirements/tests.txt requirements/runtime.txt
+	@echo '[3/4] the OpenMMLab stack and the test tools'
+	$(PIP) $(call pin,mmengine) $(call pin,mmdet) $(call pin,mmpretrain) -c $(TESTED) -r requirements/runtime.txt -r requirements/tests.txt
+	$(PIP) $(call pin,openmim) -c $(TESTED)
+	touch $@
+
+# 4. this package, editable
+$(VENV)/.package: $(VENV)/.stack setup.py
+	@echo '[4/4] repnas_mm'
+	$(PIP) --no-deps -e .
+	touch $@

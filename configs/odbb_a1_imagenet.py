@@ -1,0 +1,4 @@
+# RepNAS on ImageNet, ODBB-A1 (paper, Tables 1 and 4)
+_base_ = './_base_/odbb_imagenet.py'
+
+model = dict(backbone=dict(arch='A1'))

@@ -1,0 +1,72 @@
+"""The separate optimizer of the architecture parameters α (Algorithm 1), next to an untouched main optimizer."""
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIMIZERS
+from torch import nn
+
+
+class AlphaOptimizer:
+    """Steps α whenever the main optimizer steps the weights.
+
+    α leaves the main optimizer: its groups lose the parameter, but stay, since schedulers hold one base value a
+    group. So the main ``zero_grad`` no longer touches α's gradient, which lives until `finish_iter`.
+
+    Args:
+        alphas (list[nn.Parameter]): α of every searched block.
+        optim_wrapper (OptimWrapper): The main one, plain or AMP.
+        cfg (dict): Config of a torch optimizer.
+    """
+
+    def __init__(self, alphas: list[nn.Parameter], optim_wrapper: OptimWrapper, cfg: dict):
+        self.alphas, self.optim_wrapper = alphas, optim_wrapper
+        ids = {id(alpha) for alpha in alphas}
+        for group in optim_wrapper.optimizer.param_groups:
+            group['params'] = [p for p in group['params'] if id(p) not in ids]
+        self.optimizer = OPTIMIZERS.build(dict(cfg, params=alphas))
+        self._model_stepped = False
+        optim_wrapper.optimizer.register_step_post_hook(self._on_model_step)
+
+    def _on_model_step(self, *_) -> None:
+        self._model_stepped = True
+
+    def start_iter(self) -> None:
+        """Before the forward: note the loss scale under which this iteration's gradients are made."""
+        self._model_stepped = False
+        scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
+        self._scale = None if scaler is None else scaler.get_scale()
+
+    def finish_iter(self, update: bool = True) -> bool:
+        """After the main optimizer: step α if the model was stepped.
+
+        Args:
+            update: False only drops the gradients (warm-up).
+
+        Returns:
+            Whether an accumulation of gradients ended, so that the next iteration starts a new one.
+        """
+        if not self.optim_wrapper.should_update():
+            return False
+        if update and self._model_stepped and self._unscale():
+            for alpha in self.alphas:
+                if alpha.grad is None:  # a block outside this forward; Adam stays dense
+                    alpha.grad = torch.zeros_like(alpha)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return True
+
+    def _unscale(self) -> bool:
+        """Divide the loss scale out of α's gradients. False if the scaler skipped the step or they are not finite."""
+        if self._scale is None:
+            return True
+        if self.optim_wrapper.loss_scaler.get_scale() < self._scale:
+            return False
+        grads = [alpha.grad for alpha in self.alphas if alpha.grad is not None]
+        torch._foreach_mul_(grads, 1 / self._scale)
+        return bool(torch.stack([grad.isfinite().all() for grad in grads]).all()) if grads else True
+
+    def state_dict(self) -> dict:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state)

@@ -1,0 +1,117 @@
+"""Checkpoints of a model's three forms (search, subnet, deploy) and the configs that go with them."""
+
+import pickle
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from ..search.genotype import Genotype
+from ..utils.fileio import atomic_write, save_atomic
+from ..version import __version__
+
+_SEARCH_HOOKS = {'RepNASHook', 'FuseHook'}
+
+
+def load_file(path: str | Path) -> dict:
+    """Read a checkpoint on the CPU without running any code in it.
+
+    Raises:
+        ValueError or FileNotFoundError: one sentence that names the file.
+    """
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as e:
+        raise FileNotFoundError(f"Checkpoint '{path}' cannot be read: {e.strerror or e}.") from e
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
+        reason = str(e).strip().split('\n')[0]
+        raise ValueError(f"Checkpoint '{path}' is damaged or holds more than weights, and was refused: {reason}") from e
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"Checkpoint '{path}' holds a {type(checkpoint).__name__}, not a dict with 'state_dict'.")
+    return checkpoint if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
+
+
+def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
+    """The model of ``cfg`` with the weights of a search, subnet or fused checkpoint; every key must fit.
+
+    A subnet checkpoint carries its genotype and a fused one shows its form by its keys, so that the config of the
+    search serves for all three.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    cfg = deepcopy(cfg)
+    state = {key.removeprefix('module.'): value for key, value in checkpoint['state_dict'].items()}
+    genotype = checkpoint.get('meta', {}).get('genotype')
+    if any(key.endswith('reparam.weight') for key in state):
+        cfg = deploy_config(cfg)
+    elif genotype is not None:
+        cfg = subnet_config(cfg, Genotype.from_dict(genotype))
+    model_cfg = cfg.model
+    if 'data_preprocessor' not in model_cfg and cfg.get('data_preprocessor') is not None:
+        model_cfg = dict(model_cfg, data_preprocessor=cfg.data_preprocessor)  # as the Runner does
+    model = MODELS.build(model_cfg)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        reason = ' '.join(str(e).split())[:300]
+        raise ValueError(f'The checkpoint does not fit the model of the config: {reason}') from e
+    return model
+
+
+def save_model(model: nn.Module, path: Path, cfg: Config, genotype: Genotype | None, meta: Mapping = {}) -> None:
+    """Write a subnet (with its genotype) or a fused model as ``path``, and the config that loads it beside it."""
+    cfg = deploy_config(cfg) if genotype is None else subnet_config(cfg, genotype)
+    meta = dict(meta, cfg=cfg.pretty_text, repnas_mm_version=__version__)
+    if genotype is not None:
+        meta['genotype'] = genotype.to_dict()
+    state = {key: value.cpu() for key, value in model.state_dict().items()}
+    save_atomic(dict(meta=meta, state_dict=state), path)
+    with atomic_write(path.with_suffix('.py')) as f:
+        f.write(cfg.pretty_text.encode())
+
+
+def subnet_config(cfg: Config, genotype: Genotype) -> Config:
+    """``cfg`` with every ODBBBackbone built as the subnet of ``genotype``, and without a search."""
+    cfg = _edit_backbones(cfg, genotype=genotype.to_dict(), init_cfg=None)
+    return _drop_hooks(cfg, {'RepNASHook'})
+
+
+def deploy_config(cfg: Config) -> Config:
+    """``cfg`` with every ODBBBackbone built fused, and without a search or anything left to fuse."""
+    return _drop_hooks(_edit_backbones(cfg, deploy=True, genotype=None, init_cfg=None), _SEARCH_HOOKS)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside a distributed wrapper."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def _edit_backbones(cfg: Config, **changes) -> Config:
+    """A copy of ``cfg`` with these arguments in every ODBBBackbone; None removes one."""
+    cfg = Config(deepcopy(cfg._cfg_dict), filename=cfg.filename)
+
+    def visit(node):
+        if isinstance(node, Mapping):
+            if str(node.get('type', '')).split('.')[-1] == 'ODBBBackbone':
+                for key, value in changes.items():
+                    if value is None:
+                        node.pop(key, None)
+                    else:
+                        node[key] = value
+            node = list(node.values())
+        if isinstance(node, list | tuple):
+            for child in node:
+                visit(child)
+
+    visit(cfg.model)
+    return cfg
+
+
+def _drop_hooks(cfg: Config, names: set[str]) -> Config:
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if str(hook['type']).split('.')[-1] not in names]
+    return cfg

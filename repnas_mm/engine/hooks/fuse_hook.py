@@ -1,0 +1,60 @@
+"""Fuse the branches when training ends and before testing starts."""
+
+import os.path as osp
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from ...search.space import find_blocks
+from ..checkpoint import save_model, unwrap
+from ..ema import final_models
+from ..fusing import fuse_checked, fuse_model, is_fused, network_output
+
+
+@HOOKS.register_module()
+class FuseHook(Hook):
+    """Fuses every ODBB block into one convolution, checked on a real batch.
+
+    After training it writes ``fused.pth`` and ``fused.py``, the config that loads it, into the work dir; the model in
+    memory keeps its branches. Before testing it fuses the model in memory, so that what is tested is what is deployed.
+    A fused model whose output differs by more than 1e-4 of the largest output is refused.
+
+    With an EMAHook the averaged weights are fused; before testing both copies are, since that hook swaps them.
+
+    Example:
+        >>> custom_hooks = [dict(type='FuseHook')]
+    """
+
+    # after RepNASHook has settled the genotype, and after EMAHook has swapped in its weights for testing
+    priority = 'VERY_LOW'
+
+    def before_run(self, runner) -> None:
+        if not find_blocks(unwrap(runner.model)):
+            raise ValueError(
+                f'FuseHook found no ODBB block in {type(unwrap(runner.model)).__name__}; use ODBBBackbone in the '
+                'config or remove the hook.'
+            )
+
+    def after_train(self, runner) -> None:
+        if is_fused(unwrap(runner.model)) or not is_main_process():
+            return
+        model = deepcopy(final_models(runner)[0])
+        difference = fuse_checked(model, partial(network_output, batch=next(iter(runner.train_dataloader))))
+        path = Path(osp.join(runner.work_dir, 'fused.pth'))
+        save_model(model, path, runner.cfg, None, dict(epoch=runner.epoch, iter=runner.iter))
+        runner.logger.info(
+            f'Fused model (differs from the unfused one by {difference:.1e} of its largest output) saved to {path}'
+        )
+
+    def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if batch_idx > 0 or is_fused(unwrap(runner.model)):
+            return
+        *averages, model = final_models(runner)
+        difference = fuse_checked(model, partial(network_output, batch=data_batch))
+        for average in averages:
+            fuse_model(average)
+        runner.logger.info(f'Model fused for testing (outputs differ by {difference:.1e} of the largest)')

@@ -1,0 +1,311 @@
+"""RepNAS as a training schedule (Algorithm 1): sample branches, train, step α, report."""
+
+import os.path as osp
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...search.branch_search import BranchSearch
+from ...search.genotype import Genotype
+from ...search.space import find_blocks
+from ...utils.fileio import check_writable
+from ...visualization import draw_alpha, draw_genotype, save_figure
+from ..alpha_optimizer import AlphaOptimizer
+from ..checkpoint import save_model, unwrap
+from ..ema import final_models
+from ..input_shapes import input_shapes
+from ..recalibrate import recalibrate
+from ..rng import rng_state, set_rng_state
+
+PHASES = ('warmup', 'search', 'frozen')
+
+
+@HOOKS.register_module()
+class RepNASHook(Hook):
+    """Searches the branches of all ODBB blocks while the model trains.
+
+    Training passes through three phases. In *warmup* the branches are drawn by noise and α is not stepped. In
+    *search* every iteration draws the noise, keeps the best branches of the whole model, and steps α beside the
+    weights. In *frozen* the genotype stands, BN statistics are gathered anew and only the weights train. Validation
+    always uses the best branches by α, without noise. At the end the work dir holds ``genotype.json``, its picture,
+    and the multi-branch subnet ``subnet.pth`` with the config ``subnet.py`` that loads it; without a frozen phase the
+    subnet's BN statistics are recalibrated on training images first.
+
+    The log shows ``phase`` (0 warmup, 1 search, 2 frozen), ``branches`` (active ones), ``branches_changed`` (newly in
+    the noise-free choice since the last log line) and ``alpha_gap`` (mean α of the kept minus that of the dropped).
+
+    Args:
+        num_branches (int, optional): C, the number of branches to keep over all blocks.
+        memory (int | str, optional): Or the bytes of activations to keep for backward on each rank, such as
+            ``'6GiB'``. Exactly one of the two must be given.
+        warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
+            Defaults to 0.
+        frozen (int): Length of the frozen phase, in the same unit. Defaults to 0.
+        temperature (float): λ of Eq. 11. Defaults to 1.
+        alpha_optimizer (dict): Optimizer of α. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999), as the paper.
+
+    Example:
+        >>> custom_hooks = [dict(type='RepNASHook', num_branches=66), dict(type='FuseHook')]
+    """
+
+    # after EMAHook (NORMAL, 50), whose swaps include the active branches; before LoggerHook (BELOW_NORMAL, 60)
+    priority = 55
+
+    def __init__(
+        self,
+        num_branches: int | None = None,
+        memory: int | str | None = None,
+        warmup: int = 0,
+        frozen: int = 0,
+        temperature: float = 1.0,
+        alpha_optimizer: dict = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999)),
+    ):
+        for name, length in (('warmup', warmup), ('frozen', frozen)):
+            if not isinstance(length, int) or length < 0:
+                raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {length!r}.')
+        self.constraint = dict(num_branches=num_branches, memory=memory, temperature=temperature)
+        self.warmup, self.frozen = warmup, frozen
+        self.alpha_optimizer_cfg = alpha_optimizer
+        self.search: BranchSearch | None = None
+        self._resumed: dict | None = None
+
+    # ---- start ----
+
+    def before_run(self, runner) -> None:
+        """Take α out of the main optimizer; this early, because a resume loads that optimizer's state next."""
+        if self.search is not None:
+            return  # a test after the training of the same runner
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            if isinstance(runner.optim_wrapper, dict) or runner.optim_wrapper is None:
+                return  # validation or test only
+            raise TypeError(f'RepNASHook needs a single optimizer wrapper, got {type(runner.optim_wrapper).__name__}.')
+        check_writable(runner.work_dir)
+        blocks = {n: b for n, b in find_blocks(unwrap(runner.model)).items() if getattr(b, 'searchable', False)}
+        if not blocks:
+            raise ValueError(
+                f'RepNASHook found no block to search in {type(unwrap(runner.model)).__name__}; use ODBBBackbone '
+                'without genotype and deploy, not frozen, or remove the hook.'
+            )
+        if is_model_wrapper(runner.model) and not getattr(runner.model, 'find_unused_parameters', True):
+            raise ValueError(
+                'Dropped branches have no gradients, on which DistributedDataParallel waits for ever: set '
+                'find_unused_parameters=True at the top of the config.'
+            )
+        self.search = BranchSearch(blocks, **self.constraint, seed=runner.seed or 0)
+        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
+        self._check_schedule(runner)
+        self._genotype: np.ndarray | None = None  # of the frozen phase
+        self._sample: tuple = (None, None)
+        self._new_sample = True
+        self._logged: np.ndarray | None = None
+
+    def before_train(self, runner) -> None:
+        if self._resumed is not None:
+            self._load_state(self._resumed)
+
+    # ---- one iteration ----
+
+    def before_train_epoch(self, runner) -> None:
+        # an iter-based loop first repeats the data it has seen, see before_train_iter
+        if not self._by_iter(runner):
+            self._restore_rng()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Draw the branches of this iteration, or of this accumulation of gradients."""
+        if runner.train_dataloader.num_workers > 0:
+            self._restore_rng()
+        if self.search.needs_input_shapes():
+            self.search.set_input_shapes(input_shapes(runner.model, self.search.blocks, data_batch))
+        phase = self.phase(runner)
+        if phase == 'frozen':
+            if self._genotype is None:
+                self._freeze(runner)
+        elif self._new_sample:
+            mask, noise = self.search.sample()
+            self._sample = (mask, noise if phase == 'search' else None)
+            self.search.apply(*self._sample)
+            self._new_sample = False
+        self.alpha_optimizer.start_iter()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Step α where the model stepped, and report."""
+        self._new_sample = self.alpha_optimizer.finish_iter(update=self.phase(runner) == 'search') or self._new_sample
+        if self._is_log_iter(runner, batch_idx):
+            self._report(runner)
+        if self._by_iter(runner) and self.every_n_train_iters(runner, len(runner.train_dataloader)):
+            self._draw_alpha(runner)
+
+    def after_train_epoch(self, runner) -> None:
+        if not self._by_iter(runner):
+            self._draw_alpha(runner)
+
+    # ---- validation: the noise-free choice, and no trace in the random state ----
+
+    def before_val(self, runner) -> None:
+        if self.search is not None:
+            self._rng = rng_state()
+            # now, while α is the raw one: before_val_epoch is after EMAHook's swap
+            self._best = self.best()
+
+    def before_val_epoch(self, runner) -> None:
+        if self.search is not None:
+            self.search.apply(self._best)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        if self.search is not None and self._sample[0] is not None:
+            self.search.apply(*self._sample)
+
+    def after_val(self, runner) -> None:
+        if self.search is not None:
+            set_rng_state(self._rng)
+
+    # ---- checkpoints ----
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Add the search's own state, and make the saved blocks compute the genotype rather than the last sample."""
+        if self.search is None:
+            return
+        for block, mask in self.search.masks_by_block(self.best()).items():
+            checkpoint['state_dict'][f'{block}.active'] = mask
+            if 'ema_state_dict' in checkpoint:
+                checkpoint['ema_state_dict'][f'module.{block}.active'] = mask.clone()
+        checkpoint['repnas'] = dict(
+            search=self.search.state_dict(),
+            alpha_optimizer=self.alpha_optimizer.state_dict(),
+            genotype=None if self._genotype is None else self._genotype.tolist(),
+            rng=rng_state(),
+        )
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self.search is None or not runner._resume:
+            return
+        if 'repnas' not in checkpoint:
+            raise ValueError(
+                'The checkpoint to resume from was not written by a search; start from its weights with load_from '
+                'instead of resuming.'
+            )
+        self._resumed = checkpoint['repnas']
+
+    def _load_state(self, state: dict) -> None:
+        self.search.load_state_dict(state['search'])
+        self.alpha_optimizer.load_state_dict(state['alpha_optimizer'])
+        if state['genotype'] is not None:
+            self._genotype = np.array(state['genotype'])
+            self._sample = (self._genotype, None)
+            self.search.apply(*self._sample)
+
+    def _restore_rng(self) -> None:
+        """Once after a resume: continue the random numbers where the checkpoint left them."""
+        if self._resumed is not None:
+            set_rng_state(self._resumed['rng'])
+            self._resumed = None
+
+    # ---- end ----
+
+    def after_train(self, runner) -> None:
+        """Settle every copy of the model on the genotype, then export genotype, picture and subnet."""
+        mask = self.best()
+        models = final_models(runner)
+        for model in models:
+            blocks = find_blocks(model)
+            for name, active in self.search.masks_by_block(mask).items():
+                blocks[name].set_active(active)
+        if self._genotype is None:
+            recalibrate(models[0], runner.train_dataloader, logger=runner.logger)
+        if not is_main_process():
+            return
+        genotype = Genotype.from_model(models[0], source=self._source(runner))
+        folder = Path(runner.work_dir)
+        genotype.dump(folder / 'genotype.json')
+        save_figure(draw_genotype(genotype), folder / 'genotype')
+        subnet = deepcopy(models[0])
+        genotype.apply_to(subnet)
+        meta = dict(epoch=runner.epoch, iter=runner.iter)
+        save_model(subnet, folder / 'subnet.pth', runner.cfg, genotype, meta)
+        runner.logger.info(
+            f'{genotype} saved to {folder / "genotype.json"}, picture to {folder / "genotype.png"}, '
+            f'multi-branch subnet to {folder / "subnet.pth"}'
+        )
+
+    def _source(self, runner) -> dict:
+        constraint = {k: v for k, v in self.constraint.items() if v is not None and k != 'temperature'}
+        config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
+        return dict(config=config, seed=runner.seed, iterations=runner.iter, **constraint)
+
+    # ---- phases ----
+
+    def phase(self, runner) -> str:
+        """``warmup``, ``search`` or ``frozen``, by the loop's own unit."""
+        now, total = (runner.iter, runner.max_iters) if self._by_iter(runner) else (runner.epoch, runner.max_epochs)
+        return 'warmup' if now < self.warmup else 'search' if now < total - self.frozen else 'frozen'
+
+    def best(self) -> np.ndarray:
+        """Mask of the genotype: the frozen one, or the noise-free choice by α."""
+        return self.search.best() if self._genotype is None else self._genotype
+
+    def _freeze(self, runner) -> None:
+        self._genotype = self.search.best()
+        self._sample = (self._genotype, None)
+        self.search.apply(*self._sample)
+        for module in unwrap(runner.model).modules():
+            if isinstance(module, _BatchNorm) and module.training:
+                module.reset_running_stats()
+        runner.logger.info(f'Genotype frozen: {int(self._genotype.sum())} branches; BN statistics start anew.')
+
+    def _check_schedule(self, runner) -> None:
+        by_iter = self._by_iter(runner)
+        total, unit = (runner.max_iters, 'iterations') if by_iter else (runner.max_epochs, 'epochs')
+        left = total - self.warmup - self.frozen
+        if left < 1:
+            raise ValueError(
+                f'warmup={self.warmup} and frozen={self.frozen} leave no search phase in {total} {unit}; shorten them.'
+            )
+        lr = self.alpha_optimizer.optimizer.param_groups[0]['lr']
+        steps = left * (1 if by_iter else len(runner.train_dataloader))
+        if steps * lr < 4:
+            runner.logger.warning(
+                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by at most {steps * lr:.2g}, while the '
+                'noise has a standard deviation of 1.8, so that the ranking will stay random. Raise the lr of '
+                'alpha_optimizer or train longer until steps x lr is at least 4.'
+            )
+
+    @staticmethod
+    def _by_iter(runner) -> bool:
+        return isinstance(runner.train_loop, IterBasedTrainLoop)
+
+    # ---- report ----
+
+    def _is_log_iter(self, runner, batch_idx: int) -> bool:
+        """Whether LoggerHook prints a line after this iteration."""
+        logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
+        if logger is None:
+            return False
+        length = len(runner.train_dataloader)
+        last = batch_idx + 1 == length and (not logger.ignore_last or length <= logger.interval)
+        return self.every_n_inner_iters(batch_idx, logger.interval) or last
+
+    def _report(self, runner) -> None:
+        best = self.best()
+        changed = 0 if self._logged is None else int((best & ~self._logged).sum())
+        self._logged = best
+        scalars = dict(
+            phase=PHASES.index(self.phase(runner)),
+            branches=int(self._sample[0].sum()),
+            branches_changed=changed,
+            alpha_gap=self.search.alpha_gap(best),
+        )
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def _draw_alpha(self, runner) -> None:
+        if is_main_process():
+            alphas = {name: block.alpha.detach().cpu() for name, block in self.search.blocks.items()}
+            runner.visualizer.add_image('alpha', draw_alpha(alphas, self.search.candidates), runner.iter + 1)

@@ -1,0 +1,31 @@
+"""What arrives at every block when the model sees a batch."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .checkpoint import unwrap
+from .fusing import network_output
+
+
+def input_shapes(model: nn.Module, blocks: Mapping[str, nn.Module], batch) -> dict[str, tuple[tuple, torch.dtype]]:
+    """Block name -> (shape, dtype) of its input in one forward of a real batch, in eval mode and without gradients."""
+    seen: dict[str, tuple[tuple, torch.dtype]] = {}
+    handles = [
+        block.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.update({name: (tuple(inputs[0].shape), inputs[0].dtype)})
+        )
+        for name, block in blocks.items()
+    ]
+    try:
+        network_output(unwrap(model), batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missing := [name for name in blocks if name not in seen]:
+        raise ValueError(
+            f"Block '{missing[0]}' was not reached by a forward with mode='tensor', so that its memory cannot be "
+            'measured; use num_branches instead of memory.'
+        )
+    return seen

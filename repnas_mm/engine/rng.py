@@ -1,0 +1,29 @@
+"""The random state of this process, which stock checkpoints lack and an exact resume needs."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def rng_state() -> dict:
+    """States of Python's, numpy's and torch's generators, as plain numbers and tensors."""
+    version, internal, gauss = random.getstate()
+    algorithm, keys, position, has_gauss, cached = np.random.get_state()
+    return dict(
+        python=(version, list(internal), gauss),
+        numpy=(algorithm, keys.tolist(), int(position), int(has_gauss), float(cached)),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    )
+
+
+def set_rng_state(state: dict) -> None:
+    """Restore what `rng_state` returned; GPUs only where there are as many as there were."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    algorithm, keys, *rest = state['numpy']
+    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu())
+    if torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])

@@ -1,0 +1,30 @@
+"""Lets torch's safe loader (``weights_only=True``) read the log history in MMEngine's own checkpoints.
+
+MMEngine 0.10 stores its message hub as pickled `HistoryBuffer` objects. Since torch 2.6 ``torch.load`` refuses them,
+so that a stock run cannot resume from its own checkpoint. A buffer pickles its class, two numpy arrays and, by way of
+``getattr``, its statistics methods. ``getattr`` in general would let a file reach anything; what is allowed here in
+its place only ever returns a statistics method of `HistoryBuffer`.
+"""
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+
+def _history_method(owner: object, name: str):
+    """Stands in for ``getattr`` while a checkpoint is read."""
+    if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
+        raise ValueError(f'A checkpoint may not look up {name!r} of {owner!r}; only the statistics of a HistoryBuffer.')
+    return HistoryBuffer._statistics_methods[name]
+
+
+def allow_history_buffer() -> None:
+    """Register what a `HistoryBuffer` consists of. Before torch 2.5 there is nothing to register with."""
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return
+    HistoryBuffer()  # fills the table of statistics methods
+    reconstruct = np.array(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes, (_history_method, 'builtins.getattr')]
+    )

@@ -1,0 +1,4 @@
+from .backbones import ODBBBackbone
+from .odbb import ODBBlock
+
+__all__ = ['ODBBBackbone', 'ODBBlock']

@@ -1,0 +1,3 @@
+from .odbb_backbone import ODBBBackbone
+
+__all__ = ['ODBBBackbone']

@@ -1,0 +1,203 @@
+"""Plain backbones of ODBB blocks: the RepVGG family (paper, Table 6) and VGG-16 in its CIFAR form."""
+
+from collections.abc import Mapping, Sequence
+
+from mmengine.model import BaseModule, Sequential
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...search.genotype import resolve_genotype
+from ...search.space import candidates, find_blocks
+from ..odbb import ODBBlock
+
+# RepVGG numbers its layers from 1 after the stem; those with an even number are grouped.
+_EVERY_SECOND = range(2, 27, 2)
+
+
+def _repvgg(num_blocks: Sequence[int], width_factor: Sequence[float], groups: int = 1) -> dict:
+    group_layer_map = {layer: groups for layer in _EVERY_SECOND} if groups > 1 else None
+    return dict(num_blocks=num_blocks, width_factor=width_factor, group_layer_map=group_layer_map)
+
+
+_A, _B = [2, 4, 14, 1], [4, 6, 16, 1]
+
+
+@MODELS.register_module()
+class ODBBBackbone(BaseModule):
+    """A plain stack of ODBB blocks; modules are named as in mmpretrain's RepVGG.
+
+    Args:
+        arch (str | dict): A0, A1, A2, B0, B1, B2, B3, with g2 or g4 after B1, B2, B3, or VGG16; or a dict with
+
+            - **num_blocks** (Sequence[int]): Blocks in each stage.
+            - **width_factor** (Sequence[float]): Stage i has ``int(base_channels * 2**i * width_factor[i])`` channels.
+            - **group_layer_map** (dict, optional): Layer number (the first after the stem is 1) -> groups.
+            - **stem_channels** (int, optional): Upper bound of the stem's channels. Defaults to 64.
+            - **strides** (Sequence[int], optional): Stride of each stage's first block. Defaults to 2 everywhere.
+            - **pool** (bool, optional): No stem, and a 2×2 max pooling behind every stage, as in VGG. Strides
+              then default to 1. Defaults to False.
+        in_channels (int): Channels of the image. Defaults to 3.
+        base_channels (int): Defaults to 64.
+        kernel_size (int): K of every block. Defaults to 3.
+        out_indices (Sequence[int], optional): Stages to return, counted from 0. Defaults to None: the last one.
+        frozen_stages (int): Freeze the stem and this many stages; -1 freezes nothing. Frozen blocks leave the search.
+            Defaults to -1.
+        norm_eval (bool): Keep BNs in eval mode while training. Defaults to False.
+        with_cp (bool): Recompute blocks in backward to save memory. Defaults to False.
+        norm_cfg (dict): BN or SyncBN. Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Defaults to ``dict(type='ReLU', inplace=True)``.
+        share_weights (bool, optional): Whether the branches of a block share one kernel. Defaults to None: as the
+            genotype says, and True without one.
+        genotype (str | dict | Genotype, optional): Build the subnet it describes instead of the search space: a path
+            to its JSON, a preset's name, a dict or a Genotype. Defaults to None.
+        deploy (bool): Build the fused network; genotype and share_weights then do not matter. Defaults to False.
+        init_cfg (dict | list[dict], optional): Defaults to None: blocks initialize themselves as RepVGG's do.
+
+    Shapes:
+        (N, in_channels, H, W) -> tuple of (N, C_i, H_i, W_i), one for each of ``out_indices``.
+    """
+
+    arch_settings = {
+        'A0': _repvgg(_A, [0.75, 0.75, 0.75, 2.5]),
+        'A1': _repvgg(_A, [1, 1, 1, 2.5]),
+        'A2': _repvgg(_A, [1.5, 1.5, 1.5, 2.75]),
+        'B0': _repvgg(_B, [1, 1, 1, 2.5]),
+        'B1': _repvgg(_B, [2, 2, 2, 4]),
+        'B1g2': _repvgg(_B, [2, 2, 2, 4], 2),
+        'B1g4': _repvgg(_B, [2, 2, 2, 4], 4),
+        'B2': _repvgg(_B, [2.5, 2.5, 2.5, 5]),
+        'B2g2': _repvgg(_B, [2.5, 2.5, 2.5, 5], 2),
+        'B2g4': _repvgg(_B, [2.5, 2.5, 2.5, 5], 4),
+        'B3': _repvgg(_B, [3, 3, 3, 5]),
+        'B3g2': _repvgg(_B, [3, 3, 3, 5], 2),
+        'B3g4': _repvgg(_B, [3, 3, 3, 5], 4),
+        'VGG16': dict(num_blocks=[2, 2, 3, 3, 3], width_factor=[1, 1, 1, 1, 0.5], pool=True),
+    }
+    arch_keys = {'num_blocks', 'width_factor', 'group_layer_map', 'stem_channels', 'strides', 'pool'}
+
+    def __init__(
+        self,
+        arch: str | dict,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        kernel_size: int = 3,
+        out_indices: Sequence[int] | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        norm_cfg: dict = dict(type='BN'),
+        act_cfg: dict = dict(type='ReLU', inplace=True),
+        share_weights: bool | None = None,
+        genotype=None,
+        deploy: bool = False,
+        init_cfg: dict | list | None = None,
+    ):
+        super().__init__(init_cfg)
+        arch = self._check_arch(arch)
+        num_stages = len(arch['num_blocks'])
+        self.out_indices = (num_stages - 1,) if out_indices is None else tuple(out_indices)
+        if not self.out_indices or not all(0 <= i < num_stages for i in self.out_indices):
+            raise ValueError(f'out_indices={out_indices} must name stages from 0 to {num_stages - 1} of this arch.')
+        if frozen_stages > num_stages:
+            raise ValueError(f'frozen_stages={frozen_stages} is more than the {num_stages} stages of this arch.')
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+
+        layout = self._layout(arch, in_channels, base_channels)
+        if genotype is not None and not deploy:
+            genotype = resolve_genotype(
+                genotype, {n: candidates(b['in_channels'], b['out_channels'], b['stride']) for n, b in layout.items()}
+            )
+            share_weights = genotype.share_weights if share_weights is None else share_weights
+        blocks = {
+            name: ODBBlock(
+                **shape,
+                kernel_size=kernel_size,
+                branches=genotype[name] if genotype is not None and not deploy else None,
+                share_weights=share_weights is not False,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+                with_cp=with_cp,
+                deploy=deploy,
+            )
+            for name, shape in layout.items()
+        }
+        self.stem = blocks.pop('stem', nn.Identity())
+        self.stages = [f'stage_{i + 1}' for i in range(num_stages)]
+        for stage in self.stages:
+            self.add_module(stage, Sequential(*(b for name, b in blocks.items() if name.startswith(stage + '.'))))
+        self.pool = nn.MaxPool2d(2) if arch.get('pool') else nn.Identity()
+        self._freeze_stages()
+
+    @classmethod
+    def _check_arch(cls, arch: str | dict) -> dict:
+        if isinstance(arch, str):
+            if arch not in cls.arch_settings:
+                raise ValueError(f"Unknown arch '{arch}'; known are {', '.join(cls.arch_settings)}, or pass a dict.")
+            return cls.arch_settings[arch]
+        if not isinstance(arch, Mapping):
+            raise TypeError(f'arch must be a name or a dict, got {arch!r}.')
+        for key in ('num_blocks', 'width_factor'):
+            if key not in arch:
+                raise ValueError(f"arch={dict(arch)} has no '{key}'.")
+        if unknown := sorted(set(arch) - cls.arch_keys):
+            raise ValueError(f"arch has unknown key '{unknown[0]}'; known are {', '.join(sorted(cls.arch_keys))}.")
+        lengths = {len(arch[key]) for key in ('num_blocks', 'width_factor', 'strides') if arch.get(key) is not None}
+        if len(lengths) > 1:
+            raise ValueError(f'num_blocks, width_factor and strides of arch={dict(arch)} must have one length.')
+        return dict(arch)
+
+    @staticmethod
+    def _layout(arch: dict, in_channels: int, base_channels: int) -> dict[str, dict]:
+        """Block name -> its in_channels, out_channels, stride and groups, in forward order."""
+        widths = [int(base_channels * 2**i * factor) for i, factor in enumerate(arch['width_factor'])]
+        strides = arch.get('strides') or [1 if arch.get('pool') else 2] * len(widths)
+        groups = arch.get('group_layer_map') or {}
+        layout, channels = {}, in_channels
+        if not arch.get('pool'):
+            channels = min(arch.get('stem_channels', 64), widths[0])
+            layout['stem'] = dict(in_channels=in_channels, out_channels=channels, stride=2, groups=1)
+        layer = 0
+        for i, (num_blocks, width, stride) in enumerate(zip(arch['num_blocks'], widths, strides)):
+            for j in range(num_blocks):
+                layer += 1
+                layout[f'stage_{i + 1}.{j}'] = dict(
+                    in_channels=channels, out_channels=width, stride=1 if j else stride, groups=groups.get(layer, 1)
+                )
+                channels = width
+        return layout
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            x = self.pool(getattr(self, stage)(x))
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def _freeze_stages(self) -> None:
+        frozen = ['stem', *self.stages][: self.frozen_stages + 1]
+        for module in map(self.get_submodule, frozen):
+            module.eval()
+            for parameter in module.parameters():
+                parameter.requires_grad = False
+
+    def train(self, mode: bool = True) -> 'ODBBBackbone':
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    @property
+    def deploy(self) -> bool:
+        """Whether every block is fused."""
+        return all(block.deploy for block in find_blocks(self).values())
+
+    def switch_to_deploy(self) -> None:
+        """Fuse every block into one convolution, in place."""
+        for block in find_blocks(self).values():
+            block.switch_to_deploy()

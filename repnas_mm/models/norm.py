@@ -1,0 +1,59 @@
+"""The BN at the end of a branch: built and checked, called with a gate, and read as scale and shift."""
+
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
+    """Build a norm that fusing can absorb: a BN or SyncBN with affine parameters and running statistics.
+
+    Raises:
+        ValueError: for any other norm.
+    """
+    norm = build_norm_layer(norm_cfg, channels)[1]
+    if not isinstance(norm, _BatchNorm):
+        raise ValueError(
+            f'norm_cfg={dict(norm_cfg)} builds a {type(norm).__name__}, which cannot be fused into a convolution; '
+            "use type='BN' or type='SyncBN'."
+        )
+    if norm.weight is None or norm.running_mean is None:
+        raise ValueError(
+            f'norm_cfg={dict(norm_cfg)} builds a norm without affine parameters or without running statistics, which '
+            'cannot be gated and fused; leave affine and track_running_stats at True.'
+        )
+    return norm
+
+
+def call_norm(norm: nn.Module, x: Tensor, gate: Tensor | None = None, update_stats: bool = True) -> Tensor:
+    """``gate * norm(x)``, with the gate multiplied into γ and β instead of the feature map.
+
+    z·BN(y; γ, β) = BN(y; zγ, zβ): the gate's gradient then falls out of BN's own backward and no second feature map
+    is kept for it.
+
+    Args:
+        x: (N, C, H, W).
+        gate: Scalar tensor z of Eq. 12, or None for the constant 1.
+        update_stats: False leaves running statistics as they are (the second pass of a recomputation).
+    """
+    swapped = {}
+    if gate is not None:
+        swapped.update(weight=norm.weight * gate, bias=norm.bias * gate)
+    if not update_stats:
+        swapped.update((name, buffer.clone()) for name, buffer in norm.named_buffers())
+    return functional_call(norm, swapped, (x,)) if swapped else norm(x)
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What the norm does in eval mode, as y -> scale·y + shift: γ/σ and β - μγ/σ, each (C,), detached float64."""
+    mean, var, gamma, beta = (
+        t.detach().double() for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    scale = gamma / (var + norm.eps).sqrt()
+    return scale, beta - mean * scale
+
+
+def border_value(norm: nn.Module) -> Tensor:
+    """The norm's answer to a zero pixel (β - μγ/σ, running statistics), (C,), detached: what border padding pads."""
+    return scale_and_shift(norm)[1].to(norm.weight.dtype)

@@ -1,0 +1,240 @@
+"""The optimal diverse branch block (paper 3.2): many linear branches while training, one convolution afterwards."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_activation_layer
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..search.sampler import gates
+from ..search.space import BRANCHES, candidates
+from . import reparam
+from .branches import BlockCall, new_kernel
+
+
+@MODELS.register_module()
+class ODBBlock(BaseModule):
+    """Optimal diverse branch block: ``act(sum_j z_j * branch_j(x))`` over up to seven linear branches.
+
+    A block lives in three forms, one after the other:
+
+    * *search* (``branches=None``): every branch that exists for this shape, and one entry of ``alpha`` for each.
+      `set_active` says which of them the next forward computes; at first all of them, with z = 1.
+    * *subnet* (``branches=('kxk', '1x1')``): only these branches, no ``alpha``.
+    * *deploy* (``deploy=True``): one convolution with bias, ``reparam``.
+
+    `switch_to_subnet` and `switch_to_deploy` take a block from one form to the next in place. All three compute the
+    same in eval mode.
+
+    Args:
+        in_channels (int): Input channels.
+        out_channels (int): Output channels.
+        kernel_size (int): K of the K×K window, odd and at least 3. The padding is K // 2. Defaults to 3.
+        stride (int): Defaults to 1.
+        groups (int): Groups of every convolution. Defaults to 1.
+        branches (Sequence[str], optional): The branches of a subnet-form block. Defaults to None: search form.
+        share_weights (bool): Whether all branches use center crops of one K×K kernel (Eq. 5) or each has its own
+            weights. Defaults to True.
+        norm_cfg (dict): BN or SyncBN. Defaults to ``dict(type='BN')``.
+        act_cfg (dict, optional): None for no activation. Defaults to ``dict(type='ReLU', inplace=True)``.
+        with_cp (bool): Recompute the branches in backward instead of keeping their activations; BN statistics are
+            updated once all the same. Defaults to False.
+        deploy (bool): Build the fused form. Defaults to False.
+        init_cfg (dict, optional): Defaults to None.
+
+    Shapes:
+        (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+
+    Example:
+        >>> block = ODBBlock(8, 8)
+        >>> block.candidates
+        ('1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1', 'skip')
+        >>> block.switch_to_subnet(('kxk', 'skip'))
+        >>> block.switch_to_deploy()
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        branches: Iterable[str] | None = None,
+        share_weights: bool = True,
+        norm_cfg: dict = dict(type='BN'),
+        act_cfg: dict | None = dict(type='ReLU', inplace=True),
+        with_cp: bool = False,
+        deploy: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        if not isinstance(kernel_size, int) or kernel_size < 3 or kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size of an ODBBlock must be an odd integer of at least 3, got {kernel_size!r}.')
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.')
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.groups = kernel_size, stride, groups
+        self.share_weights = share_weights
+        self.with_cp = with_cp
+        self.deploy = deploy
+        self.candidates = candidates(in_channels, out_channels, stride)
+        self.act = nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
+        # ζ of the current sample (Eq. 11) and λ; without noise z is the constant 1
+        self.noise: Tensor | None = None
+        self.temperature = 1.0
+
+        self.register_parameter('weight', None)
+        self.register_parameter('alpha', None)
+        self.register_buffer('active', None)
+        if deploy:
+            self.reparam = self._new_reparam()
+            return
+        kept = self.candidates if branches is None else self._check_branches(branches)
+        shape = (in_channels, out_channels, kernel_size, stride, groups)
+        self.branches = nn.ModuleDict({name: BRANCHES[name](*shape, norm_cfg, share_weights) for name in kept})
+        if share_weights and any(branch.uses_kernel for branch in self.branches.values()):
+            self.weight = new_kernel(out_channels, in_channels // groups, kernel_size, kernel_size)
+        if branches is None:
+            # small and random, so that a ranking of untrained alphas does not prefer early blocks
+            self.alpha = nn.Parameter(1e-3 * torch.randn(len(kept)))
+            self.active = torch.ones(len(kept), dtype=torch.bool)
+        self.active_branches = kept
+
+    def _check_branches(self, branches: Iterable[str]) -> tuple[str, ...]:
+        """``branches`` in the fixed order, or a ValueError that says which one is wrong."""
+        if isinstance(branches, str):
+            raise TypeError(f"branches must be a sequence of names, got the string '{branches}'.")
+        branches = tuple(branches)
+        for name in branches:
+            if name not in BRANCHES:
+                raise ValueError(f'Unknown branch {name!r}; known branches are {", ".join(BRANCHES)}.')
+            if name not in self.candidates:
+                raise ValueError(
+                    f"Branch '{name}' does not exist in a block with in_channels={self.in_channels}, "
+                    f'out_channels={self.out_channels}, stride={self.stride}; it can have '
+                    f'{", ".join(self.candidates)}.'
+                )
+        if not branches:
+            raise ValueError('A block needs at least one branch, got none.')
+        return tuple(name for name in self.candidates if name in branches)
+
+    @property
+    def searchable(self) -> bool:
+        """Whether a search may choose among this block's branches: search form and not frozen."""
+        return self.alpha is not None and self.alpha.requires_grad
+
+    def set_active(self, active: Tensor | Iterable[bool], noise: Tensor | None = None, temperature: float = 1.0):
+        """Compute only these candidates from the next forward on (search form).
+
+        Args:
+            active: One bool a candidate, at least one True.
+            noise: ζ of Eq. 11, one value a candidate, on the block's device: z is 1 in the forward pass and has
+                the gradient of Eq. 12 in the backward pass. None: z is the constant 1.
+            temperature: λ of Eq. 11.
+        """
+        active = torch.as_tensor(active, dtype=torch.bool)
+        self.active_branches = self._names(active.tolist())
+        self.active.copy_(active)
+        self.noise, self.temperature = noise, temperature
+
+    def _names(self, active: list[bool]) -> tuple[str, ...]:
+        if len(active) != len(self.candidates) or not any(active):
+            raise ValueError(
+                f'active must have one bool for each of {", ".join(self.candidates)}, at least one of them True, '
+                f'got {active}.'
+            )
+        return tuple(name for name, kept in zip(self.candidates, active) if kept)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.deploy:
+            return self.act(self.reparam(x))
+        branches = partial(self._sum_branches, call=BlockCall())
+        if self.with_cp and x.requires_grad:
+            out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = branches(x)
+        return self.act(out)
+
+    def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
+        z = None
+        if self.noise is not None and torch.is_grad_enabled():
+            z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
+        out = None
+        for name in self.active_branches:
+            y = self.branches[name](x, self.weight, z[name] if z else None, call)
+            # in place: BN's backward needs its input, not its output
+            out = y if out is None else out.add_(y)
+        call.finish()
+        return out
+
+    @torch.no_grad()
+    def get_equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
+        """Kernel (out, in // groups, K, K) and bias (out,) of the one convolution that equals the active branches.
+
+        Computed in float64 and returned in the parameters' dtype; the block does not change (Eq. 1-4).
+        """
+        if self.deploy:
+            return self.reparam.weight.detach(), self.reparam.bias.detach()
+        kernel, bias = reparam.add_kernels([self.branches[n].equivalent(self.weight) for n in self.active_branches])
+        dtype = next(self.branches.parameters()).dtype
+        return kernel.to(dtype), bias.to(dtype)
+
+    def switch_to_subnet(self, branches: Iterable[str] | None = None) -> None:
+        """Keep only these branches (default: the active ones) for good; no search after that. In place."""
+        if self.deploy:
+            raise RuntimeError('A fused ODBBlock has no branches left to choose from; start from the unfused model.')
+        kept = self.active_branches if branches is None else self._check_branches(branches)
+        missing = [name for name in kept if name not in self.branches]
+        if missing:
+            raise ValueError(f"Branch '{missing[0]}' is not among this subnet's {', '.join(self.branches)}.")
+        self.branches = nn.ModuleDict({name: self.branches[name] for name in kept})
+        if not any(branch.uses_kernel for branch in self.branches.values()):
+            self.weight = None
+        self.alpha = self.active = self.noise = None
+        self.active_branches = kept
+
+    def switch_to_deploy(self) -> None:
+        """Fuse the active branches into one convolution with bias. In place; a fused block stays as it is."""
+        if self.deploy:
+            return
+        kernel, bias = self.get_equivalent_kernel_bias()
+        self.reparam = self._new_reparam().to(device=kernel.device, dtype=kernel.dtype)
+        self.reparam.weight.data, self.reparam.bias.data = kernel, bias
+        self.reparam.train(self.training)
+        del self.branches
+        self.weight = self.alpha = self.active = self.noise = None
+        self.deploy = True
+
+    def _new_reparam(self) -> nn.Conv2d:
+        return nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.kernel_size // 2,
+            groups=self.groups,
+        )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        fused = prefix + 'reparam.weight' in state_dict
+        unfused = any(key.startswith(prefix + 'branches.') for key in state_dict)
+        if (fused and not self.deploy) or (unfused and self.deploy):
+            raise ValueError(
+                f"The checkpoint holds block '{prefix[:-1]}' {'fused' if fused else 'unfused'}, but the model has it "
+                f'{"unfused" if fused else "fused"}; build the model with deploy={fused}.'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.active is not None:
+            self.active_branches = self._names(self.active.tolist())
+
+    def extra_repr(self) -> str:
+        form = 'deploy' if self.deploy else 'subnet' if self.alpha is None else 'search'
+        return (
+            f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
+            f'groups={self.groups}, share_weights={self.share_weights}, form={form}'
+        )

@@ -1,0 +1,73 @@
+"""Structural re-parameterization as algebra on (kernel, bias) pairs: Eq. 1-5 of the paper, no modules.
+
+A kernel is a tensor of shape (out, in // groups, H, W), a bias one of shape (out,). Nothing here changes its
+arguments, knows about training or picks a dtype: callers who want exact sums pass float64.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def crop_kernel(kernel: Tensor, height: int, width: int) -> Tensor:
+    """The ``height`` × ``width`` center of a kernel, as a view (Eq. 5). Odd sizes."""
+    top, left = (kernel.shape[2] - height) // 2, (kernel.shape[3] - width) // 2
+    return kernel[:, :, top : top + height, left : left + width]
+
+
+def pad_kernel(kernel: Tensor, size: int) -> Tensor:
+    """A kernel of odd height and width, zero-padded to ``size`` × ``size`` around the same center (for Eq. 2)."""
+    rows, cols = (size - kernel.shape[2]) // 2, (size - kernel.shape[3]) // 2
+    return F.pad(kernel, (cols, cols, rows, rows))
+
+
+def fuse_norm(kernel: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """A bias-free conv followed by y -> scale·y + shift, as one conv (Eq. 1).
+
+    For a BN, ``scale`` = γ/σ and ``shift`` = β - μγ/σ, both of shape (out,).
+    """
+    return kernel * scale.reshape(-1, 1, 1, 1), shift
+
+
+def fuse_sequence(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """A 1×1 conv and the K×K conv behind it, both in ``groups`` groups, as one K×K conv (Eq. 3).
+
+    Exact when whatever is padded between the two is the first conv's bias, that is, its answer to a zero pixel.
+
+    Args:
+        first: kernel (mid, in // groups, 1, 1) and bias (mid,).
+        second: kernel (out, mid // groups, K, K) and bias (out,).
+
+    Returns:
+        kernel (out, in // groups, K, K) and bias (out,).
+    """
+    (kernel1, bias1), (kernel2, bias2) = first, second
+    kernel1 = kernel1.reshape(groups, kernel1.shape[0] // groups, kernel1.shape[1])
+    size = kernel2.shape[2:]
+    kernel2 = kernel2.reshape(groups, kernel2.shape[0] // groups, kernel2.shape[1], *size)
+    kernel = torch.einsum('gomhw,gmi->goihw', kernel2, kernel1)
+    bias = torch.einsum('gomhw,gm->go', kernel2, bias1.reshape(groups, -1))
+    return kernel.reshape(-1, kernel1.shape[2], *size), bias.reshape(-1) + bias2
+
+
+def identity_kernel(channels: int, groups: int = 1, size: int = 1, **factory) -> Tensor:
+    """The ``size`` × ``size`` kernel that copies each of ``channels`` channels, in ``groups`` groups."""
+    width = channels // groups
+    kernel = torch.zeros(channels, width, size, size, **factory)
+    index = torch.arange(channels)
+    kernel[index, index % width, size // 2, size // 2] = 1
+    return kernel
+
+
+def avg_pool_kernel(channels: int, size: int, groups: int = 1, **factory) -> Tensor:
+    """``size`` × ``size`` average pooling as a conv in ``groups`` groups (Eq. 4)."""
+    identity = identity_kernel(channels, groups, 1, **factory)
+    return (identity / size**2).expand(-1, -1, size, size).contiguous()
+
+
+def add_kernels(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Parallel convs of one kernel size whose outputs are added, as one conv (Eq. 2)."""
+    kernels, biases = zip(*pairs)
+    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)

@@ -1,0 +1,133 @@
+"""The state of a search over a model's blocks: what Algorithm 1 draws, keeps and ends with."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .genotype import Genotype
+from .memory import BlockMemory, parse_bytes
+from .sampler import keep_memory, keep_number, logistic_noise
+from .space import check_num_branches
+
+
+class BranchSearch:
+    """Chooses the active branches of all blocks, once an iteration.
+
+    Args:
+        blocks (Mapping[str, nn.Module]): Name -> searchable ODBB block.
+        num_branches (int, optional): Keep this many branches over all blocks.
+        memory (int | str, optional): Or keep, in rank order, what fits this many bytes of activations. Exactly one
+            of the two must be given.
+        temperature (float): λ of Eq. 11. Defaults to 1.
+        seed (int): Of the noise. Defaults to 0.
+    """
+
+    def __init__(
+        self,
+        blocks: Mapping[str, nn.Module],
+        num_branches: int | None = None,
+        memory: int | str | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ):
+        if (num_branches is None) == (memory is None):
+            raise ValueError('Give exactly one of num_branches and memory as the constraint of the search.')
+        if not isinstance(temperature, int | float) or not temperature > 0:
+            raise ValueError(f'temperature must be a positive number, got {temperature!r}.')
+        self.blocks = dict(blocks)
+        self.candidates = {name: block.candidates for name, block in self.blocks.items()}
+        self.num_branches, self.temperature = num_branches, temperature
+        if num_branches is not None:
+            check_num_branches(num_branches, self.candidates)
+        self.memory = None if memory is None else parse_bytes(memory)
+        self.block_memory: BlockMemory | None = None
+        sizes = [len(names) for names in self.candidates.values()]
+        self.block_ids = np.repeat(np.arange(len(sizes)), sizes)
+        self._ends = np.cumsum(sizes)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def alphas(self) -> list[nn.Parameter]:
+        return [block.alpha for block in self.blocks.values()]
+
+    def alpha_values(self) -> np.ndarray:
+        """All α as one float64 vector: one copy from the device.
+
+        Raises:
+            FloatingPointError: naming the first branch whose α is not finite.
+        """
+        alpha = torch.cat([a.detach() for a in self.alphas]).double().cpu().numpy()
+        if not np.isfinite(alpha).all():
+            bad = int(np.flatnonzero(~np.isfinite(alpha))[0])
+            name, branches = list(self.candidates.items())[self.block_ids[bad]]
+            branch = branches[bad - int(np.searchsorted(self.block_ids, self.block_ids[bad]))]
+            raise FloatingPointError(
+                f"alpha of branch '{branch}' in block '{name}' is {alpha[bad]}; resume from the last checkpoint with a "
+                'smaller learning rate.'
+            )
+        return alpha
+
+    def needs_input_shapes(self) -> bool:
+        """Whether the memory constraint still has to see a batch."""
+        return self.memory is not None and self.block_memory is None
+
+    def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+        """(shape, dtype) of each block's input, for the memory constraint."""
+        self.block_memory = BlockMemory(list(self.blocks.values()), [inputs[name] for name in self.blocks])
+
+    def keep(self, scores: np.ndarray) -> np.ndarray:
+        """Mask of the branches that the constraint lets stay, by ``scores``."""
+        if self.num_branches is not None:
+            return keep_number(scores, self.block_ids, self.num_branches)
+        return keep_memory(scores, self.block_ids, self.memory, self.block_memory)
+
+    def best(self) -> np.ndarray:
+        """Mask of the noise-free choice by α: the genotype found so far."""
+        return self.keep(self.alpha_values())
+
+    def sample(self) -> tuple[np.ndarray, Tensor]:
+        """Mask of the branches kept in this iteration and the noise ζ that chose them (Eq. 11, 13)."""
+        noise = logistic_noise(len(self.block_ids), self.generator)
+        # Z is increasing in α + ζ, which, unlike Z, does not saturate to ties
+        return self.keep(self.alpha_values() + noise.double().numpy()), noise
+
+    def apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
+        """Make the blocks compute the masked branches, with gradients for α if there is noise."""
+        device = self.alphas[0].device
+        masks = self._split(torch.from_numpy(mask))
+        noises = [None] * len(masks) if noise is None else self._split(noise.to(device, non_blocking=True))
+        for block, m, n in zip(self.blocks.values(), masks, noises):
+            block.set_active(m, n, self.temperature)
+
+    def genotype(self, mask: np.ndarray) -> dict[str, tuple[str, ...]]:
+        """Block name -> kept branches of a mask."""
+        kept = iter(mask.tolist())
+        return {name: tuple(b for b in names if next(kept)) for name, names in self.candidates.items()}
+
+    def masks_by_block(self, mask: np.ndarray) -> dict[str, Tensor]:
+        """Block name -> its part of a mask, as a bool tensor."""
+        return dict(zip(self.blocks, self._split(torch.from_numpy(mask.copy()))))
+
+    def alpha_gap(self, mask: np.ndarray) -> float:
+        """Mean α of the kept minus mean α of the dropped branches; 0 if nothing is dropped."""
+        alpha = self.alpha_values()
+        return 0.0 if mask.all() else float(alpha[mask].mean() - alpha[~mask].mean())
+
+    def state_dict(self) -> dict:
+        """Noise generator and measured shapes; α itself is in the model."""
+        inputs = None if self.block_memory is None else self.block_memory.inputs
+        return dict(generator=self.generator.get_state(), inputs=inputs, candidates=self.candidates)
+
+    def load_state_dict(self, state: dict) -> None:
+        if {name: tuple(names) for name, names in state['candidates'].items()} != self.candidates:
+            raise ValueError(
+                'The checkpoint belongs to a search over other blocks; resume with the config it came from.'
+            )
+        self.generator.set_state(state['generator'].cpu())
+        if state['inputs'] is not None:
+            self.set_input_shapes(dict(zip(self.blocks, ((tuple(s), d) for s, d in state['inputs']))))
+
+    def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        return flat.tensor_split(self._ends[:-1].tolist())

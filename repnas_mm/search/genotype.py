@@ -1,0 +1,252 @@
+"""What a search finds: which branches each block keeps (DESIGN: genotype), on disk as JSON."""
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from ..utils.fileio import atomic_write
+from .space import BRANCHES, Candidates, draw_blocks, find_blocks, find_candidates
+
+FORMAT, VERSION = 'repnas_mm.genotype', 1
+
+#: Hand-made blocks, all of them special cases of the search space. A block keeps what exists in it.
+PRESETS: dict[str, tuple[str, ...]] = {
+    'plain': ('kxk',),
+    'acb': ('kxk', '1xk', 'kx1'),  # ACNet
+    'repvgg': ('1x1', 'kxk', 'skip'),  # RepVGG
+    'dbb': ('1x1', 'kxk', '1x1_kxk', '1x1_avg'),  # Diverse Branch Block
+    'full': ('1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1', 'skip'),
+}
+
+
+class Genotype(Mapping):
+    """Ordered mapping: block name (as in the whole model) -> names of the branches it keeps.
+
+    Args:
+        blocks (Mapping[str, Sequence[str]]): Not empty, and no block empty.
+        share_weights (bool): Whether the branches of a block share one kernel; a subnet stays as shared as the
+            supernet it was found in. Defaults to True.
+        source (dict, optional): Where it came from: anything JSON can hold, for people to read.
+
+    Example:
+        >>> genotype = Genotype({'backbone.stem': ('kxk', '1x1')})
+        >>> genotype.dump('genotype.json')
+        >>> Genotype.load('genotype.json')['backbone.stem']
+        ('1x1', 'kxk')
+    """
+
+    def __init__(self, blocks: Mapping[str, Sequence[str]], share_weights: bool = True, source: dict | None = None):
+        if not isinstance(blocks, Mapping) or not blocks:
+            raise ValueError(f'blocks must map block names to branch names and not be empty, got {blocks!r}.')
+        self._blocks = {name: _check_block(name, branches) for name, branches in blocks.items()}
+        if not isinstance(share_weights, bool):
+            raise TypeError(f'share_weights must be true or false, got {share_weights!r}.')
+        self.share_weights = share_weights
+        if source is not None and not isinstance(source, Mapping):
+            raise TypeError(f'source must be a mapping, got {source!r}.')
+        self.source = dict(source or {})
+
+    def __getitem__(self, block: str) -> tuple[str, ...]:
+        return self._blocks[block]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blocks)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __repr__(self) -> str:
+        return f'Genotype({len(self)} blocks, {self.num_branches} branches, share_weights={self.share_weights})'
+
+    @property
+    def num_branches(self) -> int:
+        """Branches kept over all blocks."""
+        return sum(len(branches) for branches in self._blocks.values())
+
+    @classmethod
+    def from_model(cls, model: nn.Module, source: dict | None = None) -> 'Genotype':
+        """What the blocks of ``model`` compute now."""
+        blocks = {name: block for name, block in find_blocks(model).items() if not block.deploy}
+        if not blocks:
+            raise ValueError(f'{type(model).__name__} has no unfused ODBB block to read a genotype from.')
+        shared = {block.share_weights for block in blocks.values()}
+        if len(shared) > 1:
+            raise ValueError('Some ODBB blocks of the model share weights and some do not; a genotype needs one kind.')
+        return cls({name: block.active_branches for name, block in blocks.items()}, shared.pop(), source)
+
+    @classmethod
+    def from_preset(
+        cls, name: str, model: nn.Module | Candidates, num_branches: int | None = None, seed: int | None = None
+    ) -> 'Genotype':
+        """A hand-made or a random genotype for ``model``.
+
+        Args:
+            name: A key of `PRESETS`, or ``random``: drawn uniformly from all that keep ``num_branches`` branches.
+            model: A model with ODBB blocks, or block name -> candidates.
+            num_branches, seed: Of ``random``, which needs both; not accepted elsewhere.
+        """
+        found = find_candidates(model) if isinstance(model, nn.Module) else dict(model)
+        if not found:
+            raise ValueError(f"Preset '{name}' needs a model with ODBB blocks; {type(model).__name__} has none.")
+        source = dict(preset=name)
+        if name == 'random':
+            if num_branches is None or seed is None:
+                raise ValueError("Preset 'random' needs num_branches and seed.")
+            source.update(num_branches=num_branches, seed=seed)
+            blocks = draw_blocks(found, num_branches, random.Random(seed))
+        elif name in PRESETS:
+            if num_branches is not None or seed is not None:
+                raise ValueError(f"num_branches and seed belong to preset 'random', not to '{name}'.")
+            blocks = {block: tuple(b for b in names if b in PRESETS[name]) for block, names in found.items()}
+        else:
+            raise ValueError(f'Unknown preset {name!r}; known presets are {", ".join(PRESETS)}, random.')
+        return cls(blocks, share_weights=False, source=source)
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Genotype':
+        """Read and check a genotype JSON; every error names the file and the key."""
+        try:
+            text = Path(path).read_text(encoding='utf-8')
+        except OSError as e:
+            raise FileNotFoundError(f"Genotype file '{path}' cannot be read: {e.strerror}.") from e
+        except UnicodeDecodeError as e:
+            raise ValueError(f"Genotype file '{path}' is not UTF-8 text.") from e
+        try:
+            return cls.from_dict(json.loads(text, object_pairs_hook=_unique_keys))
+        except (ValueError, TypeError, RecursionError) as e:
+            raise ValueError(f"Genotype file '{path}' is not valid: {e}") from e
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> 'Genotype':
+        """From what `to_dict` returns, checked."""
+        if not isinstance(data, Mapping):
+            raise TypeError(f'it must be an object with the key "blocks", got {type(data).__name__}.')
+        known = {'format', 'version', 'num_branches', 'share_weights', 'source', 'blocks'}
+        if unknown := sorted(set(map(str, data)) - known):
+            raise ValueError(f'unknown key "{unknown[0]}"; known keys are {", ".join(sorted(known))}.')
+        if data.get('format') != FORMAT:
+            raise ValueError(f'key "format" must be "{FORMAT}", got {data.get("format")!r}.')
+        if data.get('version') != VERSION or isinstance(data.get('version'), bool):
+            raise ValueError(f'key "version" must be {VERSION}, got {data.get("version")!r}.')
+        if 'blocks' not in data:
+            raise ValueError('key "blocks" is missing.')
+        genotype = cls(data['blocks'], data.get('share_weights', True), data.get('source'))
+        if data.get('num_branches', genotype.num_branches) != genotype.num_branches:
+            raise ValueError(
+                f'key "num_branches" is {data["num_branches"]!r}, but the blocks keep {genotype.num_branches}.'
+            )
+        return genotype
+
+    def to_dict(self) -> dict:
+        """JSON-ready; `from_dict` reads it back."""
+        return dict(
+            format=FORMAT,
+            version=VERSION,
+            num_branches=self.num_branches,
+            share_weights=self.share_weights,
+            source=self.source,
+            blocks={name: list(branches) for name, branches in self.items()},
+        )
+
+    def dump(self, path: str | Path) -> None:
+        """Write the JSON, atomically."""
+        with atomic_write(path) as f:
+            f.write((json.dumps(self.to_dict(), indent=2) + '\n').encode())
+
+    def restrict(self, candidates: Candidates) -> 'Genotype':
+        """The part of a whole model's genotype that belongs to one submodule, under the submodule's own names.
+
+        Args:
+            candidates: Block name -> candidates of the submodule.
+
+        Raises:
+            ValueError: unless exactly the submodule's blocks are found under one prefix.
+        """
+        last = list(candidates)[0]
+        prefixes = [n[: -len(last)] for n in self if n == last or n.endswith('.' + last)]
+        # an own block missing altogether is reported against the bare or the commonest prefix
+        prefix = prefixes[0] if prefixes else ''
+        own = {n[len(prefix) :]: branches for n, branches in self.items() if n.startswith(prefix)}
+        genotype = Genotype(own or self._blocks, self.share_weights, self.source)
+        genotype.check(candidates)
+        return genotype
+
+    def check(self, candidates: Candidates) -> None:
+        """Raise ValueError unless this genotype is one of a model with these blocks."""
+        hint = 'it belongs to another network.'
+        if missing := [name for name in candidates if name not in self]:
+            raise ValueError(f"The genotype has no block '{missing[0]}' ({len(missing)} missing); {hint}")
+        if unknown := [name for name in self if name not in candidates]:
+            raise ValueError(
+                f"The genotype's block '{unknown[0]}' is not in the model ({len(unknown)} unknown); {hint}"
+            )
+        for name, branches in self.items():
+            if absent := [branch for branch in branches if branch not in candidates[name]]:
+                raise ValueError(f"The genotype's block '{name}' keeps '{absent[0]}', which cannot exist there; {hint}")
+
+    def apply_to(self, model: nn.Module) -> None:
+        """Turn the blocks of ``model`` into subnet form with these branches, in place."""
+        blocks = find_blocks(model)
+        self.check({name: block.candidates for name, block in blocks.items()})
+        for name, block in blocks.items():
+            block.switch_to_subnet(self[name])
+
+    def overlap(self, other: 'Genotype') -> float:
+        """Branches kept by both ÷ branches kept by either (Jaccard index), 0 to 1."""
+        mine, theirs = ({(n, b) for n, branches in g.items() for b in branches} for g in (self, other))
+        return len(mine & theirs) / len(mine | theirs)
+
+
+def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
+    """A `Genotype` for a model with these blocks, from whatever a config may say.
+
+    Args:
+        genotype: A path, a preset's name, a dict (`Genotype.to_dict`, or ``dict(preset='random', num_branches=61,
+            seed=0)``), or a Genotype.
+        candidates: Block name -> candidates.
+    """
+    if isinstance(genotype, str | Path):
+        if str(genotype) in PRESETS or str(genotype) == 'random':
+            return Genotype.from_preset(str(genotype), candidates)
+        if not Path(genotype).exists() and not str(genotype).endswith('.json'):
+            raise ValueError(
+                f"genotype='{genotype}' is neither a file nor a preset; known presets are {', '.join(PRESETS)}, random."
+            )
+        genotype = Genotype.load(genotype)
+    elif isinstance(genotype, Mapping) and not isinstance(genotype, Genotype):
+        if 'preset' in genotype:
+            arguments = dict(genotype)
+            return Genotype.from_preset(arguments.pop('preset'), candidates, **arguments)
+        genotype = Genotype.from_dict(genotype)
+    elif not isinstance(genotype, Genotype):
+        raise TypeError(f'genotype must be a path, a preset name, a dict or a Genotype, got {genotype!r}.')
+    return genotype.restrict(candidates)
+
+
+def _check_block(name: str, branches: Sequence[str]) -> tuple[str, ...]:
+    """The branches of one block in the fixed order, or an error that names the block."""
+    if not isinstance(name, str):
+        raise TypeError(f'block names must be strings, got {name!r}.')
+    if isinstance(branches, str) or not isinstance(branches, Sequence):
+        raise TypeError(f"block '{name}' must have a list of branch names, got {branches!r}.")
+    for branch in branches:
+        if not isinstance(branch, str) or branch not in BRANCHES:
+            raise ValueError(f"block '{name}' has unknown branch {branch!r}; known are {', '.join(BRANCHES)}.")
+    if not branches:
+        raise ValueError(f"block '{name}' keeps no branch; every block needs at least one.")
+    if len(set(branches)) < len(branches):
+        raise ValueError(f"block '{name}' lists a branch twice: {', '.join(branches)}.")
+    return tuple(branch for branch in BRANCHES if branch in branches)
+
+
+def _unique_keys(pairs: list[tuple]) -> dict:
+    """JSON object hook that refuses a key given twice, where json would silently keep the last."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'key "{twice}" is given twice.')
+    return data
