@@ -161,10 +161,7 @@ class PointwiseAvgBranch(Branch):
         self.inner_norm = build_norm(norm_cfg, out_channels)
 
     def linear(self, x, kernel, call):
-        if kernel is None:
-            x = F.conv2d(x, self.weight, groups=self.groups)
-        else:
-            x = shared_pointwise(self, x, kernel, call)
+        x = F.conv2d(x, self.weight, groups=self.groups) if kernel is None else shared_pointwise(self, x, kernel, call)
         return F.avg_pool2d(self.padded_norm(self.inner_norm, x, call), self.kernel_size, self.stride)
 
     def linear_equivalent(self, kernel):

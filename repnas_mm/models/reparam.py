@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: (kernel, bias)
+Pair = tuple[Tensor, Tensor]
+
 
 def crop_kernel(kernel: Tensor, height: int, width: int) -> Tensor:
     """The ``height`` × ``width`` center of a kernel, as a view (Eq. 5). Odd sizes."""
@@ -21,7 +24,7 @@ def pad_kernel(kernel: Tensor, size: int) -> Tensor:
     return F.pad(kernel, (cols, cols, rows, rows))
 
 
-def fuse_norm(kernel: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+def fuse_norm(kernel: Tensor, scale: Tensor, shift: Tensor) -> Pair:
     """A bias-free conv followed by y -> scale·y + shift, as one conv (Eq. 1).
 
     For a BN, ``scale`` = γ/σ and ``shift`` = β - μγ/σ, both of shape (out,).
@@ -29,9 +32,7 @@ def fuse_norm(kernel: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Ten
     return kernel * scale.reshape(-1, 1, 1, 1), shift
 
 
-def fuse_sequence(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], groups: int = 1
-) -> tuple[Tensor, Tensor]:
+def fuse_sequence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], groups: int = 1) -> Pair:
     """A 1×1 conv and the K×K conv behind it, both in ``groups`` groups, as one K×K conv (Eq. 3).
 
     Exact when whatever is padded between the two is the first conv's bias, that is, its answer to a zero pixel.
@@ -67,7 +68,7 @@ def avg_pool_kernel(channels: int, size: int, groups: int = 1, **factory) -> Ten
     return (identity / size**2).expand(-1, -1, size, size).contiguous()
 
 
-def add_kernels(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def add_kernels(pairs: list[Pair]) -> Pair:
     """Parallel convs of one kernel size whose outputs are added, as one conv (Eq. 2)."""
     kernels, biases = zip(*pairs)
     return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .genotype import Genotype
 from .memory import BlockMemory, parse_bytes
 from .sampler import keep_memory, keep_number, logistic_noise
 from .space import check_num_branches
@@ -101,11 +100,6 @@ class BranchSearch:
         for block, m, n in zip(self.blocks.values(), masks, noises):
             block.set_active(m, n, self.temperature)
 
-    def genotype(self, mask: np.ndarray) -> dict[str, tuple[str, ...]]:
-        """Block name -> kept branches of a mask."""
-        kept = iter(mask.tolist())
-        return {name: tuple(b for b in names if next(kept)) for name, names in self.candidates.items()}
-
     def masks_by_block(self, mask: np.ndarray) -> dict[str, Tensor]:
         """Block name -> its part of a mask, as a bool tensor."""
         return dict(zip(self.blocks, self._split(torch.from_numpy(mask.copy()))))
@@ -122,9 +116,7 @@ class BranchSearch:
 
     def load_state_dict(self, state: dict) -> None:
         if {name: tuple(names) for name, names in state['candidates'].items()} != self.candidates:
-            raise ValueError(
-                'The checkpoint belongs to a search over other blocks; resume with the config it came from.'
-            )
+            raise ValueError('The checkpoint is of a search over other blocks; resume with the config it came from.')
         self.generator.set_state(state['generator'].cpu())
         if state['inputs'] is not None:
             self.set_input_shapes(dict(zip(self.blocks, ((tuple(s), d) for s, d in state['inputs']))))

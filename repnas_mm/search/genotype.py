@@ -165,7 +165,7 @@ class Genotype(Mapping):
         Raises:
             ValueError: unless exactly the submodule's blocks are found under one prefix.
         """
-        last = list(candidates)[0]
+        last = next(iter(candidates))
         prefixes = [n[: -len(last)] for n in self if n == last or n.endswith('.' + last)]
         # an own block missing altogether is reported against the bare or the commonest prefix
         prefix = prefixes[0] if prefixes else ''

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import comb
 
 from torch import nn
@@ -84,10 +85,7 @@ def draw_blocks(candidates: Candidates, num_branches: int, rng: random.Random) -
         sizes = range(1, min(len(names), left) + 1)
         weights = [comb(len(names), k) * ways[i + 1][left - k] for k in sizes]
         pick = rng.randrange(sum(weights))
-        for size, weight in zip(sizes, weights):
-            if pick < weight:
-                break
-            pick -= weight
+        size = next(k for k, below in zip(sizes, accumulate(weights)) if pick < below)
         kept = set(rng.sample(range(len(names)), size))
         drawn[block] = tuple(name for j, name in enumerate(names) if j in kept)
         left -= size
