@@ -17,7 +17,7 @@ model = dict(
 
 train_pipeline = [
     dict(type='Resize', scale=16),
-    dict(type='RandomCrop', crop_size=16, padding=2),
+    dict(type='RandomCrop', crop_size=16, padding=1),
     dict(type='PackInputs'),
 ]
 test_pipeline = [dict(type='Resize', scale=16), dict(type='PackInputs')]

@@ -29,7 +29,9 @@ def load_file(path: str | Path) -> dict:
     except OSError as e:
         raise FileNotFoundError(f"Checkpoint '{path}' cannot be read: {e.strerror or e}.") from e
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        reason = str(e).strip().split('\n')[0]
+        # of torch's page of advice, the line that says what was wrong
+        lines = str(e).strip().splitlines() or [type(e).__name__]
+        reason = next((line for line in lines if 'WeightsUnpickler error' in line), lines[0]).strip()
         raise ValueError(f"Checkpoint '{path}' is damaged or holds more than weights, and was refused: {reason}") from e
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"Checkpoint '{path}' holds a {type(checkpoint).__name__}, not a dict with 'state_dict'.")
@@ -62,16 +64,18 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     return model
 
 
-def save_model(model: nn.Module, path: Path, cfg: Config, genotype: Genotype | None, meta: Mapping = {}) -> None:
-    """Write a subnet (with its genotype) or a fused model as ``path``, and the config that loads it beside it."""
-    cfg = deploy_config(cfg) if genotype is None else subnet_config(cfg, genotype)
-    meta = dict(meta, cfg=cfg.pretty_text, repnas_mm_version=__version__)
-    if genotype is not None:
-        meta['genotype'] = genotype.to_dict()
-    state = {key: value.cpu() for key, value in model.state_dict().items()}
+def save_model(state_dict: Mapping, path: Path, cfg: Config, **meta) -> None:
+    """Write weights as ``path``, and beside it, under the same name, the config that loads them."""
+    state = {key: value.detach().cpu() for key, value in state_dict.items()}
+    meta.update(cfg=cfg.pretty_text, repnas_mm_version=__version__)
     save_atomic(dict(meta=meta, state_dict=state), path)
     with atomic_write(path.with_suffix('.py')) as f:
         f.write(cfg.pretty_text.encode())
+
+
+def save_subnet(subnet: nn.Module, path: Path, cfg: Config, genotype: Genotype, **meta) -> None:
+    """`save_model` of a subnet; the genotype goes with it, so that the search's config can load it too."""
+    save_model(subnet.state_dict(), path, subnet_config(cfg, genotype), genotype=genotype.to_dict(), **meta)
 
 
 def subnet_config(cfg: Config, genotype: Genotype) -> Config:

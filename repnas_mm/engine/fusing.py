@@ -53,17 +53,21 @@ def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]]) 
     return difference
 
 
-@torch.no_grad()
 def network_output(model: nn.Module, batch: Mapping) -> list[Tensor]:
-    """The raw outputs (``mode='tensor'``) in eval mode, float32 without TF32, for a batch of the dataloader."""
+    """`raw_output` of a batch as the dataloader gives it."""
     if isinstance(model, BaseTTAModel):  # its batches hold one batch for each augmentation
         model, batch = model.module, {key: value[0] for key, value in batch.items()}
+    return raw_output(model, **model.data_preprocessor(deepcopy(batch), False))
+
+
+@torch.no_grad()
+def raw_output(model: nn.Module, inputs: Tensor, data_samples=None) -> list[Tensor]:
+    """The raw outputs (``mode='tensor'``) for preprocessed images, in eval mode, float32 without TF32."""
     training = model.training
     model.eval()
     try:
         with exact_float32():
-            data = model.data_preprocessor(deepcopy(batch), False)
-            out = model(**data, mode='tensor') if isinstance(data, Mapping) else model(*data, mode='tensor')
+            out = model(inputs, data_samples, mode='tensor')
     finally:
         model.train(training)
     return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

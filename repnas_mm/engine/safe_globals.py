@@ -23,8 +23,9 @@ def allow_history_buffer() -> None:
     if not hasattr(torch.serialization, 'add_safe_globals'):
         return
     HistoryBuffer()  # fills the table of statistics methods
-    reconstruct = np.array(0).__reduce__()[0]
+    # arrays of the history, scalars among the run-time information
+    numpy_makers = [np.array(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
     torch.serialization.add_safe_globals(
-        [HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes, (_history_method, 'builtins.getattr')]
+        [HistoryBuffer, *numpy_makers, np.ndarray, np.dtype, *dtypes, (_history_method, 'builtins.getattr')]
     )

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ...search.space import find_blocks
-from ..checkpoint import save_model, unwrap
+from ..checkpoint import deploy_config, save_model, unwrap
 from ..ema import final_models
 from ..fusing import fuse_checked, fuse_model, is_fused, network_output
 
@@ -45,7 +45,7 @@ class FuseHook(Hook):
         model = deepcopy(final_models(runner)[0])
         difference = fuse_checked(model, partial(network_output, batch=next(iter(runner.train_dataloader))))
         path = Path(osp.join(runner.work_dir, 'fused.pth'))
-        save_model(model, path, runner.cfg, None, dict(epoch=runner.epoch, iter=runner.iter))
+        save_model(model.state_dict(), path, deploy_config(runner.cfg), epoch=runner.epoch, iter=runner.iter)
         runner.logger.info(
             f'Fused model (differs from the unfused one by {difference:.1e} of its largest output) saved to {path}'
         )

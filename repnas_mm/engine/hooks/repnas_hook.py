@@ -1,7 +1,6 @@
 """RepNAS as a training schedule (Algorithm 1): sample branches, train, step α, report."""
 
 import os.path as osp
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,13 @@ from mmengine.runner import IterBasedTrainLoop
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...search.branch_search import BranchSearch
-from ...search.genotype import Genotype
 from ...search.space import find_blocks
 from ...utils.fileio import check_writable
-from ...visualization import draw_alpha, draw_genotype, save_figure
+from ...visualization import draw_alpha
 from ..alpha_optimizer import AlphaOptimizer
-from ..checkpoint import save_model, unwrap
+from ..checkpoint import unwrap
 from ..ema import final_models
+from ..export import export_search
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
 from ..rng import rng_state, set_rng_state
@@ -222,14 +221,9 @@ class RepNASHook(Hook):
             recalibrate(models[0], runner.train_dataloader, logger=runner.logger)
         if not is_main_process():
             return
-        genotype = Genotype.from_model(models[0], source=self._source(runner))
         folder = Path(runner.work_dir)
-        genotype.dump(folder / 'genotype.json')
-        save_figure(draw_genotype(genotype), folder / 'genotype')
-        subnet = deepcopy(models[0])
-        genotype.apply_to(subnet)
         meta = dict(epoch=runner.epoch, iter=runner.iter)
-        save_model(subnet, folder / 'subnet.pth', runner.cfg, genotype, meta)
+        genotype = export_search(models[0], folder, runner.cfg, self._source(runner), **meta)
         runner.logger.info(
             f'{genotype} saved to {folder / "genotype.json"}, picture to {folder / "genotype.png"}, '
             f'multi-branch subnet to {folder / "subnet.pth"}'

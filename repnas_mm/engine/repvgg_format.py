@@ -1,0 +1,30 @@
+"""A fused ODBB network as mmpretrain's own RepVGG: the two are the same layers under other names."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+from mmengine.config import Config
+from torch import Tensor
+
+_COMMON = ('arch', 'in_channels', 'base_channels', 'out_indices', 'frozen_stages', 'norm_eval', 'norm_cfg', 'init_cfg')
+
+
+def to_repvgg(state_dict: Mapping[str, Tensor], cfg: Config) -> tuple[dict[str, Tensor], Config]:
+    """State dict and config with stock RepVGG's key names and type, from those of a fused ODBBBackbone.
+
+    Raises:
+        ValueError: where RepVGG has no counterpart (VGG16, kernels other than 3×3, other activations).
+    """
+    cfg = Config(deepcopy(cfg._cfg_dict), filename=cfg.filename)
+    backbone = cfg.model.get('backbone', {})
+    if str(backbone.get('type')).split('.')[-1] != 'ODBBBackbone':
+        raise ValueError("Stock RepVGG keys need a model whose 'backbone' is an ODBBBackbone.")
+    if not isinstance(backbone.arch, str) or not backbone.arch.startswith(('A', 'B')):
+        raise ValueError(f'arch={backbone.arch!r} has no counterpart in stock RepVGG; only A0 to B3 have.')
+    if backbone.get('kernel_size', 3) != 3:
+        raise ValueError(f'kernel_size={backbone.kernel_size} has no counterpart in stock RepVGG, which is 3x3.')
+    if backbone.get('act_cfg', dict(type='ReLU'))['type'] != 'ReLU':
+        raise ValueError(f'act_cfg={dict(backbone.act_cfg)} has no counterpart in stock RepVGG, which uses ReLU.')
+    kept = {key: backbone[key] for key in _COMMON if key in backbone}
+    cfg.model.backbone = dict(kept, type='mmpretrain.RepVGG', deploy=True)
+    return {key.replace('.reparam.', '.branch_reparam.'): value for key, value in state_dict.items()}, cfg

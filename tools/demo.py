@@ -1,0 +1,139 @@
+"""Search, prune and fuse a small network on real images, a few minutes on two CPU cores.
+
+Trains `configs/odbb_digits.py` and, for comparison on the same schedule, the hand-made `plain` network and a `random`
+genotype, then prints what came out. `--seeds 5` instead repeats the search and compares the genotypes.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from repnas_mm.engine.checkpoint import build_model, load_file
+from repnas_mm.engine.fusing import max_difference, raw_output
+from repnas_mm.search import Genotype, draw_blocks, find_candidates
+from repnas_mm.utils.cli import set_loader_defaults
+
+CONFIG = Path(__file__).resolve().parents[1] / 'configs' / 'odbb_digits.py'
+
+
+def train(work_dir: Path, seed: int, genotype=None) -> Config:
+    """Search (or train the subnet of ``genotype``) into ``work_dir``; returns the config."""
+    cfg = Config.fromfile(CONFIG)
+    set_loader_defaults(cfg)
+    cfg.work_dir = str(work_dir)
+    cfg.randomness.seed = seed
+    cfg.experiment_name = f'{work_dir.name}_{seed}_{time.time()}'
+    if genotype is not None:
+        cfg.model.backbone.genotype = genotype
+        cfg.custom_hooks = [dict(type='FuseHook')]
+    Runner.from_cfg(cfg).train()
+    return cfg
+
+
+def test_images(cfg: Config) -> tuple[Tensor, Tensor]:
+    """The whole test set as the network sees it, and its labels."""
+    batch = next(iter(Runner.build_dataloader(cfg.test_dataloader)))
+    model = build_model(cfg, load_file(last_checkpoint(cfg)))
+    data = model.data_preprocessor(batch, False)
+    return data['inputs'], torch.cat([sample.gt_label for sample in data['data_samples']])
+
+
+def last_checkpoint(cfg: Config) -> str:
+    return (Path(cfg.work_dir) / 'last_checkpoint').read_text().strip()
+
+
+def latency_ratio(first: nn.Module, second: nn.Module, images: Tensor, repeats: int = 50) -> tuple[float, float, float]:
+    """Median milliseconds of both, taken in turns, and the median of first ÷ second."""
+    times: tuple[list[float], list[float]] = ([], [])
+    with torch.no_grad():
+        for _ in range(repeats):
+            for model, spent in zip((first, second), times):
+                start = time.perf_counter()
+                model(images, mode='tensor')
+                spent.append(1e3 * (time.perf_counter() - start))
+    ratio = statistics.median(a / b for a, b in zip(*times))
+    return statistics.median(times[0]), statistics.median(times[1]), ratio
+
+
+def show_search(folder: Path) -> None:
+    """One search, the two comparisons, and the table."""
+    cfg = train(folder / 'search', seed=0)
+    num_branches = cfg.custom_hooks[0].num_branches
+    others = {
+        'plain': train(folder / 'plain', 0, 'plain'),
+        'random': train(folder / 'random', 0, dict(preset='random', num_branches=num_branches, seed=0)),
+    }
+    images, labels = test_images(cfg)
+
+    def load(path) -> nn.Module:
+        return build_model(cfg, load_file(path)).eval()
+
+    work_dir = Path(cfg.work_dir)
+    models = dict(
+        supernet=load(last_checkpoint(cfg)), subnet=load(work_dir / 'subnet.pth'), fused=load(work_dir / 'fused.pth')
+    )
+    scores = {name: raw_output(model, images)[0] for name, model in models.items()}
+    unfused_ms, fused_ms, ratio = latency_ratio(models['subnet'], models['fused'], images)
+    genotype = Genotype.load(work_dir / 'genotype.json')
+    total = sum(map(len, find_candidates(models['supernet']).values()))
+
+    def accuracy(outputs: Tensor) -> str:
+        return f'{100 * (outputs.argmax(1) == labels).float().mean():.2f} %'
+
+    rows = {f'{name} accuracy': accuracy(outputs) for name, outputs in scores.items()}
+    difference = max_difference([scores['subnet']], [scores['fused']])
+    changed = int((scores['subnet'].argmax(1) != scores['fused'].argmax(1)).sum())
+    rows |= {
+        'predictions changed by fusing': f'{changed} of {len(labels)}',
+        'largest output difference': f'{difference:.1e} of the largest output',
+        'branches kept': f'{genotype.num_branches} of {total} in {len(genotype)} blocks',
+        f'latency unfused, batch {len(labels)}': f'{unfused_ms:.1f} ms',
+        f'latency fused, batch {len(labels)}': f'{fused_ms:.1f} ms ({ratio:.1f} times faster)',
+    }
+    for name, other in others.items():
+        model = build_model(other, load_file(Path(other.work_dir) / 'fused.pth'))
+        rows[f'{name} accuracy, same schedule'] = accuracy(raw_output(model, images)[0])
+    print()
+    for name, value in rows.items():
+        print(f'{name:<34}{value}')
+    print(f'\npicture of the genotype: {work_dir / "genotype.png"}')
+
+
+def show_overlap(folder: Path, seeds: int) -> None:
+    """How much the genotypes of several seeds have in common, against random ones."""
+    found = []
+    for seed in range(seeds):
+        cfg = train(folder / f'seed_{seed}', seed)
+        found.append(Genotype.load(Path(cfg.work_dir) / 'genotype.json'))
+    candidates = find_candidates(build_model(cfg, load_file(last_checkpoint(cfg))))
+    rng = random.Random(0)
+    drawn = [Genotype(draw_blocks(candidates, found[0].num_branches, rng)) for _ in range(100)]
+    print('\nshared branches / branches in either, mean over pairs (minimum to maximum)')
+    for name, genotypes in ((f'searched, {seeds} seeds', found), ('random, 100 draws', drawn)):
+        overlaps = [a.overlap(b) for a, b in combinations(genotypes, 2)]
+        print(f'{name:<22}{statistics.mean(overlaps):.2f} ({min(overlaps):.2f} to {max(overlaps):.2f})')
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument('--seeds', type=int, help='search with this many seeds and compare the genotypes')
+    args = parser.parse_args(argv)
+    if args.seeds is None:
+        show_search(args.work_dir)
+    elif args.seeds < 2:
+        parser.error('--seeds compares genotypes and needs at least 2')
+    else:
+        show_overlap(args.work_dir, args.seeds)
+
+
+if __name__ == '__main__':
+    main()

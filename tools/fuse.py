@@ -1,0 +1,52 @@
+"""Fuse a search or subnet checkpoint into one convolution a block.
+
+Writes OUT (a .pth) and beside it the config that loads it, after checking on random images that the output is the
+same: `python tools/fuse.py CONFIG CHECKPOINT OUT`.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, save_model
+from repnas_mm.engine.fusing import fuse_checked, is_fused, raw_output
+from repnas_mm.engine.repvgg_format import to_repvgg
+from repnas_mm.search import find_blocks
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='the config of the search (also for a subnet checkpoint), or of the subnet')
+    parser.add_argument('checkpoint')
+    parser.add_argument('out', type=Path, help='fused checkpoint to write, .pth')
+    parser.add_argument(
+        '--shape', type=int, nargs=3, default=(3, 224, 224), metavar=('C', 'H', 'W'), help='of the images to check with'
+    )
+    parser.add_argument('--repvgg-keys', action='store_true', help="write it for mmpretrain's own RepVGG instead")
+    args = parser.parse_args(argv)
+    if args.out.suffix != '.pth':
+        parser.error(f"OUT '{args.out}' must end with .pth")
+    return args
+
+
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    cfg = Config.fromfile(args.config)
+    model = build_model(cfg, load_file(args.checkpoint))
+    if find_blocks(model) and is_fused(model):
+        raise ValueError(f"Checkpoint '{args.checkpoint}' is fused already.")
+    images = torch.randn(2, *args.shape, generator=torch.Generator().manual_seed(0))
+    difference = fuse_checked(model, partial(raw_output, inputs=images))
+    state, cfg = model.state_dict(), deploy_config(cfg)
+    if args.repvgg_keys:
+        state, cfg = to_repvgg(state, cfg)
+    save_model(state, args.out, cfg)
+    print(f'Fused checkpoint: {args.out}, its config: {args.out.with_suffix(".py")}')
+    print(f'Largest difference to the unfused model: {difference:.1e} of the largest output')
+
+
+if __name__ == '__main__':
+    main()
