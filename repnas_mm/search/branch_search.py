@@ -73,8 +73,21 @@ class BranchSearch:
         return self.memory is not None and self.block_memory is None
 
     def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        """(shape, dtype) of each block's input, for the memory constraint."""
+        """(shape, dtype) of each block's input, for the memory constraint.
+
+        Raises:
+            ValueError: unless any one branch a block fits the budget, whatever the noise prefers later in the run.
+        """
         self.block_memory = BlockMemory(list(self.blocks.values()), [inputs[name] for name in self.blocks])
+        needed = sum(
+            max(self.block_memory(i, (j,)) for j in range(len(names)))
+            for i, names in enumerate(self.candidates.values())
+        )
+        if self.memory < needed:
+            raise ValueError(
+                f'memory={self.memory} bytes is less than the {needed} bytes that the costliest branch of every block '
+                'needs at this batch size; raise memory or lower the batch size.'
+            )
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """Mask of the branches that the constraint lets stay, by ``scores``."""

@@ -43,7 +43,10 @@ class FuseHook(Hook):
         if is_fused(unwrap(runner.model)) or not is_main_process():
             return
         model = deepcopy(final_models(runner)[0])
-        difference = fuse_checked(model, partial(network_output, batch=next(iter(runner.train_dataloader))))
+        loader = runner.train_dataloader
+        # straight from the dataset: an InfiniteSampler cannot be iterated a second time
+        batch = loader.collate_fn([loader.dataset[i] for i in range(min(8, len(loader.dataset)))])
+        difference = fuse_checked(model, partial(network_output, batch=batch))
         path = Path(osp.join(runner.work_dir, 'fused.pth'))
         save_model(model.state_dict(), path, deploy_config(runner.cfg), epoch=runner.epoch, iter=runner.iter)
         runner.logger.info(

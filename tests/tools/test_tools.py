@@ -1,0 +1,193 @@
+"""The command-line tools, started as a user starts them."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mmpretrain
+import pytest
+import torch
+from mmengine.config import Config
+
+from repnas_mm.engine.checkpoint import build_model, load_file
+from repnas_mm.engine.fusing import max_difference, raw_output
+from repnas_mm.search import Genotype
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_tool(name, *arguments, cwd=ROOT, ok=True):
+    """Run tools/<name>.py in a process of its own; returns what it printed."""
+    script = name if Path(name).is_absolute() else ROOT / 'tools' / f'{name}.py'
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode == 0) == ok, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def searched(tmp_path_factory):
+    """Config and work dir of a tiny search that tools/train.py ran, without a frozen phase."""
+    folder = tmp_path_factory.mktemp('searched')
+    config = folder / 'tiny.py'
+    config.write_text(
+        f"""_base_ = '{ROOT}/configs/odbb_digits.py'
+model = dict(
+    backbone=dict(
+        arch=dict(_delete_=True, num_blocks=[1, 1, 1], width_factor=[1, 1, 1], strides=[1, 2, 2]), base_channels=4
+    ),
+    head=dict(in_channels=16),
+)
+train_dataloader = dict(batch_size=16, dataset=dict(indices=48))
+train_cfg = dict(max_epochs=2)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
+custom_hooks = [dict(type='RepNASHook', num_branches=10), dict(type='FuseHook')]
+"""
+    )
+    run_tool('train', config, '--work-dir', folder / 'run', '--cfg-options', 'randomness.seed=3')
+    return config, folder / 'run'
+
+
+def test_train_takes_the_stock_options(searched, tmp_path):
+    config, work_dir = searched
+    assert Config.fromfile(work_dir / 'tiny.py').randomness.seed == 3
+    work_dir = shutil.copytree(work_dir, tmp_path / 'run')
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))
+    text = run_tool(
+        'train', config, '--work-dir', work_dir, '--resume', '--auto-scale-lr', '--no-validate',
+        '--cfg-options', 'auto_scale_lr.base_batch_size=16', 'train_cfg.max_epochs=3',
+    )  # fmt: skip
+    assert 'resumed epoch: 2' in text
+    assert 'Epoch(train) [3][3/3]' in text
+    assert 'Epoch(val)' not in text
+
+
+def test_train_refuses_a_work_dir_that_cannot_be_written(searched, tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    text = run_tool('train', searched[0], '--work-dir', tmp_path / 'file' / 'run', ok=False)
+    assert f"Work dir '{tmp_path}/file/run' cannot be written" in text
+
+
+def test_test_gives_one_accuracy_for_all_three_forms(searched, tmp_path):
+    config, work_dir = searched
+    found = []
+    for name in ('epoch_2', 'subnet', 'fused'):
+        test_config = config if name == 'epoch_2' else work_dir / f'{name}.py'
+        run_tool(
+            'test', test_config, work_dir / f'{name}.pth', '--work-dir', tmp_path, '--out', tmp_path / f'{name}.json'
+        )
+        found.append((tmp_path / f'{name}.json').read_text())
+    # the subnet's BN statistics are recalibrated, so only it and the fused one must agree
+    assert found[1] == found[2]
+
+
+def test_export_subnet_repeats_what_the_hook_exported(searched, tmp_path):
+    config, work_dir = searched
+    text = run_tool('export_subnet', config, work_dir / 'epoch_2.pth', tmp_path)
+    assert '10 branches' in text
+    assert dict(Genotype.load(tmp_path / 'genotype.json')) == dict(Genotype.load(work_dir / 'genotype.json'))
+    assert {'genotype.png', 'genotype.svg', 'subnet.pth', 'subnet.py'} <= {path.name for path in tmp_path.iterdir()}
+    raw = load_file(work_dir / 'epoch_2.pth')['state_dict']
+    new = load_file(tmp_path / 'subnet.pth')['state_dict']
+    assert torch.equal(raw['backbone.stem.weight'], new['backbone.stem.weight'])
+    mean = next(key for key in new if key.endswith('running_mean'))
+    assert not torch.equal(raw[mean], new[mean])
+    run_tool('export_subnet', config, work_dir / 'epoch_2.pth', tmp_path, '--no-recalibrate')
+    assert torch.equal(raw[mean], load_file(tmp_path / 'subnet.pth')['state_dict'][mean])
+    text = run_tool('export_subnet', config, work_dir / 'subnet.pth', tmp_path, ok=False)
+    assert 'was not written by a search' in text
+
+
+@pytest.mark.parametrize('source', ['epoch_2', 'subnet'])
+def test_fuse_writes_a_deploy_checkpoint_and_its_config(searched, tmp_path, source):
+    config, work_dir = searched
+    text = run_tool('fuse', config, work_dir / f'{source}.pth', tmp_path / 'out.pth', '--shape', 1, 16, 16)
+    assert float(re.search(r'unfused model: (\S+)', text)[1]) < 1e-5
+    images = torch.randn(2, 1, 16, 16)
+    before = build_model(Config.fromfile(config), load_file(work_dir / f'{source}.pth'))
+    after = build_model(Config.fromfile(tmp_path / 'out.py'), load_file(tmp_path / 'out.pth'))
+    assert max_difference(raw_output(before, images), raw_output(after, images)) < 1e-5
+
+
+def test_fuse_refuses_what_is_fused(searched, tmp_path):
+    config, work_dir = searched
+    text = run_tool('fuse', config, work_dir / 'fused.pth', tmp_path / 'out.pth', ok=False)
+    assert 'is fused already' in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_fuse_writes_for_stock_repvgg(tmp_path):
+    config = tmp_path / 'a0.py'
+    config.write_text(
+        f"_base_ = '{ROOT}/configs/odbb_a0_imagenet.py'\n"
+        "model = dict(backbone=dict(base_channels=8, genotype='dbb'), head=dict(in_channels=160))\n"
+    )
+    cfg = Config.fromfile(config)
+    model = build_model(cfg, dict(state_dict=_fresh(cfg)))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'subnet.pth')
+    run_tool('fuse', config, tmp_path / 'subnet.pth', tmp_path / 'out.pth', '--repvgg-keys', '--shape', 3, 64, 64)
+    stock_cfg = Config.fromfile(tmp_path / 'out.py')
+    assert stock_cfg.model.backbone.type == 'mmpretrain.RepVGG'
+    stock = build_model(stock_cfg, load_file(tmp_path / 'out.pth'))
+    assert type(stock.backbone) is mmpretrain.models.RepVGG
+    images = torch.randn(2, 3, 64, 64)
+    assert max_difference(raw_output(model, images), raw_output(stock, images)) < 1e-5
+
+
+def _fresh(cfg):
+    from mmpretrain.registry import MODELS
+
+    model = MODELS.build(cfg.model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return model.state_dict()
+
+
+def test_stock_reparameterize_tool_converts_a_search_checkpoint(searched, tmp_path):
+    config, work_dir = searched
+    tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'model_converters' / 'reparameterize_model.py'
+    run_tool(str(tool), config, work_dir / 'epoch_2.pth', tmp_path / 'out.pth')
+    images = torch.randn(2, 1, 16, 16)
+    cfg = Config.fromfile(config)
+    before = build_model(cfg, load_file(work_dir / 'epoch_2.pth'))
+    after = build_model(cfg, load_file(tmp_path / 'out.pth'))
+    assert max_difference(raw_output(before, images), raw_output(after, images)) < 1e-5
+
+
+def test_plot_genotype_draws_png_and_svg(searched, tmp_path):
+    _, work_dir = searched
+    text = run_tool('plot_genotype', work_dir / 'genotype.json', '--out', tmp_path / 'picture', '--title', 'A search')
+    assert text.split() == [str(tmp_path / 'picture.png'), str(tmp_path / 'picture.svg')]
+    assert (tmp_path / 'picture.png').read_bytes().startswith(b'\x89PNG')
+    text = run_tool('plot_genotype', tmp_path / 'none.json', ok=False)
+    assert 'none.json' in text.splitlines()[-1]
+
+
+def test_the_demo_prints_its_table(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    short = tmp_path / 'short.py'
+    short.write_text(
+        f"_base_ = '{ROOT}/configs/odbb_digits.py'\n"
+        'train_dataloader = dict(batch_size=16, dataset=dict(indices=32))\n'
+        'train_cfg = dict(max_epochs=3)\n'
+        "custom_hooks = [dict(type='RepNASHook', num_branches=24, warmup=1, frozen=1), dict(type='FuseHook')]\n"
+        'default_hooks = dict(checkpoint=dict(interval=1))\n'
+    )
+    monkeypatch.setattr(demo, 'CONFIG', short)
+    demo.main(['--work-dir', str(tmp_path / 'demo')])
+    table = capsys.readouterr().out
+    rows = ('supernet accuracy', 'subnet accuracy', 'fused accuracy', 'largest output difference', 'plain accuracy')
+    assert all(row in table for row in rows)
+    assert '0 of 360' in table
+    assert '24 of 60 in 9 blocks' in table
+    assert (tmp_path / 'demo' / 'search' / 'genotype.png').exists()
+    demo.main(['--work-dir', str(tmp_path / 'seeds'), '--seeds', '2'])
+    assert 'searched, 2 seeds' in capsys.readouterr().out
