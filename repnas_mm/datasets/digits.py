@@ -1,12 +1,13 @@
 """Real images that need no download: the scanned digits that scikit-learn ships."""
 
 import numpy as np
-from mmengine.registry import DATASETS
 from mmpretrain.datasets import BaseDataset
 from sklearn.datasets import load_digits
 
+from ..registry import register
 
-@DATASETS.register_module()
+
+@register('DATASETS')
 class Digits(BaseDataset):
     """1,797 scans of handwritten digits, 8×8 pixels, 10 classes (UCI Optical Recognition of Handwritten Digits).
 

@@ -23,17 +23,14 @@ class BlockCall:
     """What one forward call of a block shares between its branches, and with its own recomputation.
 
     ``recompute`` is False in the first pass and True when activation checkpointing runs the same call again: then BN
-    statistics stay as they are and the borders of the first pass are padded again.
+    statistics stay as they are and the borders of the first pass are padded again. ``pointwise`` is the shared 1×1
+    convolution of the pass at hand; a recomputation may stop early, so every pass begins by dropping it.
     """
 
     def __init__(self):
         self.recompute = False
         self.borders: dict[str, Tensor] = {}
         self.pointwise: Tensor | None = None
-
-    def finish(self) -> None:
-        """End a pass; what follows can only be a recomputation."""
-        self.recompute, self.pointwise = True, None
 
 
 class Branch(nn.Module):

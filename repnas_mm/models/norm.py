@@ -13,7 +13,7 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
         ValueError: for any other norm.
     """
     norm = build_norm_layer(norm_cfg, channels)[1]
-    if not isinstance(norm, _BatchNorm):
+    if not isinstance(norm, _BatchNorm) or isinstance(norm, nn.BatchNorm1d | nn.BatchNorm3d):
         raise ValueError(
             f'norm_cfg={dict(norm_cfg)} builds a {type(norm).__name__}, which cannot be fused into a convolution; '
             "use type='BN' or type='SyncBN'."

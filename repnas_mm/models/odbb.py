@@ -7,16 +7,16 @@ import torch
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..registry import register
 from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
 from . import reparam
 from .branches import BlockCall, new_kernel
 
 
-@MODELS.register_module()
+@register('MODELS')
 class ODBBlock(BaseModule):
     """Optimal diverse branch block: ``act(sum_j z_j * branch_j(x))`` over up to seven linear branches.
 
@@ -75,7 +75,9 @@ class ODBBlock(BaseModule):
         super().__init__(init_cfg)
         if not isinstance(kernel_size, int) or kernel_size < 3 or kernel_size % 2 == 0:
             raise ValueError(f'kernel_size of an ODBBlock must be an odd integer of at least 3, got {kernel_size!r}.')
-        if in_channels % groups or out_channels % groups:
+        if not isinstance(stride, int) or stride < 1:
+            raise ValueError(f'stride of an ODBBlock must be a positive integer, got {stride!r}.')
+        if not isinstance(groups, int) or groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.')
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.groups = kernel_size, stride, groups
@@ -137,6 +139,10 @@ class ODBBlock(BaseModule):
                 the gradient of Eq. 12 in the backward pass. None: z is the constant 1.
             temperature: λ of Eq. 11.
         """
+        if self.active is None:
+            raise RuntimeError('set_active is for blocks in search form; this one is a subnet or fused.')
+        if noise is not None and noise.shape != self.alpha.shape:
+            raise ValueError(f'noise must have shape {tuple(self.alpha.shape)}, got {tuple(noise.shape)}.')
         active = torch.as_tensor(active, dtype=torch.bool)
         self.active_branches = self._names(active.tolist())
         self.active.copy_(active)
@@ -161,6 +167,7 @@ class ODBBlock(BaseModule):
         return self.act(out)
 
     def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
+        call.pointwise = None
         z = None
         if self.noise is not None and torch.is_grad_enabled():
             z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
@@ -169,7 +176,7 @@ class ODBBlock(BaseModule):
             y = self.branches[name](x, self.weight, z[name] if z else None, call)
             # in place: BN's backward needs its input, not its output
             out = y if out is None else out.add_(y)
-        call.finish()
+        call.recompute = True  # whatever comes after this pass
         return out
 
     @torch.no_grad()
@@ -206,6 +213,7 @@ class ODBBlock(BaseModule):
         self.reparam = self._new_reparam().to(device=kernel.device, dtype=kernel.dtype)
         self.reparam.weight.data, self.reparam.bias.data = kernel, bias
         self.reparam.train(self.training)
+        self.reparam.requires_grad_(any(p.requires_grad for p in self.branches.parameters()))
         del self.branches
         self.weight = self.alpha = self.active = self.noise = None
         self.deploy = True

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 
+from ...registry import register
 from ...search.space import find_blocks
 from ..checkpoint import deploy_config, save_model, unwrap
 from ..ema import final_models
 from ..fusing import fuse_checked, fuse_model, is_fused, network_output
 
 
-@HOOKS.register_module()
+@register('HOOKS')
 class FuseHook(Hook):
     """Fuses every ODBB block into one convolution, checked on a real batch.
 

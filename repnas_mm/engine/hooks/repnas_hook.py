@@ -8,10 +8,10 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...registry import register
 from ...search.branch_search import BranchSearch
 from ...search.space import find_blocks
 from ...utils.fileio import check_writable
@@ -27,7 +27,7 @@ from ..rng import rng_state, set_rng_state
 PHASES = ('warmup', 'search', 'frozen')
 
 
-@HOOKS.register_module()
+@register('HOOKS')
 class RepNASHook(Hook):
     """Searches the branches of all ODBB blocks while the model trains.
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from mmengine.model import BaseModule, Sequential
-from mmengine.registry import MODELS
+from mmengine.utils import is_seq_of
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...registry import register
 from ...search.genotype import resolve_genotype
 from ...search.space import candidates, find_blocks
 from ..odbb import ODBBlock
@@ -23,7 +24,7 @@ def _repvgg(num_blocks: Sequence[int], width_factor: Sequence[float], groups: in
 _A, _B = [2, 4, 14, 1], [4, 6, 16, 1]
 
 
-@MODELS.register_module()
+@register('MODELS')
 class ODBBBackbone(BaseModule):
     """A plain stack of ODBB blocks; modules are named as in mmpretrain's RepVGG.
 
@@ -96,11 +97,15 @@ class ODBBBackbone(BaseModule):
         super().__init__(init_cfg)
         arch = self._check_arch(arch)
         num_stages = len(arch['num_blocks'])
-        self.out_indices = (num_stages - 1,) if out_indices is None else tuple(out_indices)
-        if not self.out_indices or not all(0 <= i < num_stages for i in self.out_indices):
+        self.out_indices = (num_stages - 1,) if out_indices is None else out_indices
+        if (
+            not self.out_indices
+            or not is_seq_of(self.out_indices, int)
+            or not all(0 <= i < num_stages for i in self.out_indices)
+        ):
             raise ValueError(f'out_indices={out_indices} must name stages from 0 to {num_stages - 1} of this arch.')
-        if frozen_stages > num_stages:
-            raise ValueError(f'frozen_stages={frozen_stages} is more than the {num_stages} stages of this arch.')
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'frozen_stages={frozen_stages} must be from -1 to {num_stages}, the stages of this arch.')
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
 
         layout = self._layout(arch, in_channels, base_channels)
@@ -145,6 +150,9 @@ class ODBBBackbone(BaseModule):
         lengths = {len(arch[key]) for key in ('num_blocks', 'width_factor', 'strides') if arch.get(key) is not None}
         if len(lengths) > 1:
             raise ValueError(f'num_blocks, width_factor and strides of arch={dict(arch)} must have one length.')
+        layers = range(1, sum(arch['num_blocks']) + 1)
+        if wrong := [layer for layer in arch.get('group_layer_map') or {} if layer not in layers]:
+            raise ValueError(f'group_layer_map has layer {wrong[0]!r}; layers of this arch are 1 to {layers[-1]}.')
         return dict(arch)
 
     @staticmethod

@@ -1,0 +1,118 @@
+"""A slow and obvious block, float64, written from DESIGN section 2 and the paper's Eq. 5 without calling repnas_mm.
+
+It reads names, shapes and values out of an `ODBBlock`, and computes every branch by hand.
+"""
+
+import torch
+import torch.nn.functional as F
+
+EPS, MOMENTUM = 1e-5, 0.1
+
+
+def eq5_crop(kernel, height, width):
+    """F[:, :, LH:RH, LW:RW] of Eq. 5, both ends inclusive."""
+    k = kernel.shape[2]
+    rows = [i for i in range(k) if k // 2 - height // 2 <= i <= k // 2 + height // 2]
+    cols = [j for j in range(k) if k // 2 - width // 2 <= j <= k // 2 + width // 2]
+    return torch.stack([torch.stack([kernel[:, :, i, j] for j in cols], -1) for i in rows], -2)
+
+
+class Reference:
+    """Copies of a block's parameters (leaves, with gradients of their own) and BN statistics, under the block's names.
+
+    Attributes:
+        parameters: Name -> parameter; ``.grad`` is filled by backward.
+        statistics: Name -> running statistics, updated by a forward in training mode.
+    """
+
+    def __init__(self, block):
+        self.in_channels, self.out_channels = block.in_channels, block.out_channels
+        self.k, self.stride, self.groups, self.shared = (
+            block.kernel_size,
+            block.stride,
+            block.groups,
+            block.share_weights,
+        )
+        self.parameters = {n: p.detach().double().clone().requires_grad_() for n, p in block.named_parameters()}
+        self.statistics = {n: b.double().clone() for n, b in block.named_buffers() if 'running' in n}
+
+    def branches(self, x, names, training):
+        """Branch name -> its output, last BN included."""
+        return {name: self.norm(f'{name}.norm', self.linear(name, x, training), training) for name in names}
+
+    def linear(self, name, x, training):
+        k, s, groups = self.k, self.stride, self.groups
+        if name == 'skip':
+            return x
+        if name == '1x1':
+            return F.conv2d(x, self.kernel(name, 1, 1), stride=s, groups=groups)
+        if name == 'kxk':
+            return F.conv2d(x, self.kernel(name, k, k), stride=s, padding=(k // 2, k // 2), groups=groups)
+        if name == '1xk':
+            return F.conv2d(x, self.kernel(name, 1, k), stride=s, padding=(0, k // 2), groups=groups)
+        if name == 'kx1':
+            return F.conv2d(x, self.kernel(name, k, 1), stride=s, padding=(k // 2, 0), groups=groups)
+        if name == '1x1_avg':
+            y = F.conv2d(x, self.kernel(name, 1, 1), groups=groups)
+            return self.average_pool(self.pad_border(name, self.inner_norm(name, y, training)))
+        if name == '1x1_kxk':
+            y = F.conv2d(x, self.first_kernel(), groups=groups)
+            y = self.pad_border(name, self.inner_norm(name, y, training))
+            return F.conv2d(y, self.kernel(name, k, k), stride=s, groups=groups)
+        raise KeyError(name)
+
+    def kernel(self, name, height, width):
+        """The branch's own kernel, or Eq. 5's crop of the shared one."""
+        return (
+            eq5_crop(self.parameters['weight'], height, width)
+            if self.shared
+            else self.parameters[f'branches.{name}.weight']
+        )
+
+    def first_kernel(self):
+        """The in -> in 1×1 of `1x1_kxk`: the identity plus the shared kernel's center or plus its own parameter."""
+        width = self.in_channels // self.groups
+        identity = torch.zeros(self.in_channels, width, 1, 1, dtype=torch.float64)
+        for channel in range(self.in_channels):
+            identity[channel, channel % width] = 1
+        if self.shared and self.in_channels == self.out_channels:
+            return identity + eq5_crop(self.parameters['weight'], 1, 1)
+        return identity + self.parameters['branches.1x1_kxk.delta']
+
+    def norm(self, name, y, training):
+        """BN by hand: biased variance normalizes, unbiased variance goes to the running statistics."""
+        gamma, beta, mean, var = self.bn(name)
+        if training:
+            values = y.transpose(0, 1).flatten(1)
+            n = values.shape[1]
+            mean = values.sum(1) / n
+            var = ((values - mean[:, None]) ** 2).sum(1) / n
+            for key, new in (('running_mean', mean), ('running_var', var * n / (n - 1))):
+                key = f'branches.{name}.{key}'
+                self.statistics[key] = (1 - MOMENTUM) * self.statistics[key] + MOMENTUM * new.detach()
+        mean, var, gamma, beta = (t[None, :, None, None] for t in (mean, var, gamma, beta))
+        return gamma * (y - mean) / (var + EPS).sqrt() + beta
+
+    def inner_norm(self, name, y, training):
+        return self.norm(f'{name}.inner_norm', y, training)
+
+    def bn(self, name):
+        statistics = (self.statistics[f'branches.{name}.running_{s}'] for s in ('mean', 'var'))
+        return self.parameters[f'branches.{name}.weight'], self.parameters[f'branches.{name}.bias'], *statistics
+
+    def pad_border(self, name, y):
+        """K // 2 pixels of the inner BN's answer to zero, with the running statistics as they stand now."""
+        gamma, beta, mean, var = (t.detach() for t in self.bn(f'{name}.inner_norm'))
+        border = beta - mean * gamma / (var + EPS).sqrt()
+        (n, c, h, w), p = y.shape, self.k // 2
+        padded = torch.empty(n, c, h + 2 * p, w + 2 * p, dtype=torch.float64)
+        for channel in range(c):
+            padded[:, channel] = border[channel]
+        padded[:, :, p : p + h, p : p + w] = y
+        return padded
+
+    def average_pool(self, y):
+        """The mean over all K² shifts of the window."""
+        k, s = self.k, self.stride
+        h, w = y.shape[2] - k + 1, y.shape[3] - k + 1
+        return sum(y[:, :, i : i + h : s, j : j + w : s] for i in range(k) for j in range(k)) / k**2

@@ -1,0 +1,116 @@
+"""A block's forward and backward against the reference of DESIGN section 2, in float64."""
+
+import copy
+
+import pytest
+import torch
+from blocks import make_block, make_image, mask_of, masks
+from reference import Reference
+from torch.utils._python_dispatch import TorchDispatchMode
+
+sharing = pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
+
+
+def assert_same(got, expected, what):
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10, msg=lambda m: f'{what}: {m}')
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('kernel_size', [3, 5, 7])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('groups', [1, 2, 4], ids=['dense', 'groups', 'depthwise'])
+@sharing
+@pytest.mark.parametrize('out_channels', [4, 8], ids=['in=out', 'in<out'])
+def test_each_branch_and_all_together_equal_the_reference(
+    training, kernel_size, stride, groups, share_weights, out_channels
+):
+    original = make_block(4, out_channels, kernel_size, stride, groups, share_weights=share_weights).train(training)
+    image = torch.randn(3, 4, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for names in [*((name,) for name in original.candidates), original.candidates]:
+        block, reference = copy.deepcopy(original), Reference(original)
+        block.set_active(mask_of(block, names))
+        x, reference_x = image.clone().requires_grad_(), image.clone().requires_grad_()
+        y, expected = block(x), sum(reference.branches(reference_x, names, training).values())
+        assert_same(y, expected, names)
+
+        upstream = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        y.backward(upstream)
+        expected.backward(upstream)
+        assert_same(x.grad, reference_x.grad, (names, 'input'))
+        for name, parameter in block.named_parameters():
+            if reference.parameters[name].grad is None:
+                assert parameter.grad is None, (names, name)
+            else:
+                assert_same(parameter.grad, reference.parameters[name].grad, (names, name))
+        for name, buffer in block.named_buffers():
+            if name in reference.statistics:
+                assert_same(buffer, reference.statistics[name], (names, name))
+
+
+def test_a_forward_in_training_moves_the_statistics_of_active_branches_only():
+    block = make_block()
+    block.set_active(mask_of(block, ('kxk', '1x1_avg')))
+    block(make_image(2, 4, 6, 7))
+    tracked = {name: branch.norm.num_batches_tracked.item() for name, branch in block.branches.items()}
+    assert tracked == {name: int(name in ('kxk', '1x1_avg')) for name in block.candidates}
+
+
+class Count(TorchDispatchMode):
+    """Counts convolutions, batch norms and average poolings."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = self.norms = self.poolings = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.convolutions += 'convolution' in name
+        self.norms += 'batch_norm' in name
+        self.poolings += 'avg_pool2d' in name
+        return func(*args, **(kwargs or {}))
+
+
+CONVOLUTIONS = {'1x1': 1, 'kxk': 1, '1x1_kxk': 2, '1x1_avg': 1, '1xk': 1, 'kx1': 1, 'skip': 0}
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('stride', [1, 2])
+@sharing
+def test_dropped_branches_are_not_computed_and_a_shared_1x1_is_computed_once(stride, share_weights, training):
+    block = make_block(stride=stride, share_weights=share_weights).train(training)
+    x = make_image(2, 4, 6, 7)
+    for mask in masks(block):
+        block.set_active(mask)
+        with Count() as count:
+            block(x)
+        names = block.active_branches
+        assert count.convolutions == sum(CONVOLUTIONS[name] for name in names) - (
+            share_weights and stride == 1 and {'1x1', '1x1_avg'} <= set(names)
+        ), names
+        assert count.norms == len(names) + ('1x1_kxk' in names) + ('1x1_avg' in names), names
+        assert count.poolings == ('1x1_avg' in names), names
+
+
+@sharing
+def test_channels_last_images_compute_the_same(share_weights):
+    block = make_block(share_weights=share_weights, dtype=torch.float32)
+    x, upstream = make_image(2, 4, 8, 8, dtype=torch.float32), torch.randn(2, 4, 8, 8)
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        b, image = copy.deepcopy(block), x.clone().to(memory_format=memory_format).requires_grad_()
+        y = b.to(memory_format=memory_format)(image)
+        y.backward(upstream)
+        results.append((y, image.grad, b.branches['kxk'].norm.running_mean))
+    for got, expected in zip(*results):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_autocast_trains_every_branch_in_low_precision():
+    block = make_block(dtype=torch.float32)
+    x = torch.randn(2, 4, 8, 8)
+    expected = copy.deepcopy(block)(x)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = block(x)
+    y.float().square().sum().backward()
+    torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.3)
+    assert all(p.grad.isfinite().all() for n, p in block.named_parameters() if n != 'alpha')

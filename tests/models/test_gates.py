@@ -1,0 +1,103 @@
+"""The gate z of Eq. 12 and 13: nothing in the forward pass, Z(1 - Z)/λ in the backward pass."""
+
+import copy
+
+import pytest
+import torch
+from blocks import make_block, make_image, mask_of, masks
+from reference import Reference
+
+from repnas_mm.search.sampler import gates
+
+
+def noise_for(block, seed=0):
+    u = torch.rand(len(block.candidates), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (u / (1 - u)).log().to(block.alpha.dtype)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_z_is_exactly_one_for_any_alpha_and_noise(dtype):
+    extreme = torch.tensor([1e-30, 1e-8, 90.0, 1e4, -1e-30, -1e-8, -90.0, -1e4])
+    alpha = torch.cat([extreme, torch.linspace(-20, 20, 401)]).to(dtype)
+    for noise in (-30.0, -1.8, 0.0, 0.3, 30.0):
+        for temperature in (0.1, 1.0, 10.0):
+            z = gates(alpha, torch.full_like(alpha, noise), temperature)
+            assert torch.equal(z, torch.ones_like(z)), (noise, temperature)
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
+def test_gated_output_is_the_ungated_one_bit_for_bit(stride, share_weights, training):
+    original = make_block(stride=stride, share_weights=share_weights, dtype=torch.float32).train(training)
+    x = make_image(2, 4, 6, 7, dtype=torch.float32)
+    for mask in masks(original)[::7]:
+        gated, ungated = copy.deepcopy(original), copy.deepcopy(original)
+        gated.set_active(mask, noise_for(gated), temperature=0.7)
+        ungated.set_active(mask)
+        assert torch.equal(gated(x), ungated(x)), gated.active_branches
+
+
+@pytest.mark.parametrize('temperature', [0.5, 1.0, 3.0])
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
+def test_alpha_gradient_is_eq_12_and_exactly_zero_for_dropped_branches(share_weights, training, temperature):
+    original = make_block(kernel_size=5, share_weights=share_weights).train(training)
+    x = make_image(3, 4, 6, 7)
+    upstream = torch.randn(3, 4, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    for mask in masks(original)[::9]:
+        block, reference, noise = copy.deepcopy(original), Reference(original), noise_for(original)
+        block.set_active(mask, noise, temperature)
+        block(x).backward(upstream)
+
+        outputs = reference.branches(x, block.active_branches, training)
+        z = 1 / (1 + (-(reference.parameters['alpha'].detach() + noise) / temperature).exp())
+        for j, name in enumerate(block.candidates):
+            if name in outputs:
+                expected = (upstream * outputs[name]).sum() * z[j] * (1 - z[j]) / temperature
+                torch.testing.assert_close(block.alpha.grad[j], expected.detach(), rtol=1e-10, atol=1e-10)
+            else:
+                assert block.alpha.grad[j] == 0
+
+
+def test_gates_leave_every_other_gradient_as_it_is():
+    gated = make_block()
+    ungated = copy.deepcopy(gated)
+    mask = mask_of(gated, ('kxk', '1x1_kxk', '1x1_avg', 'skip'))
+    gated.set_active(mask, noise_for(gated))
+    ungated.set_active(mask)
+    for block in (gated, ungated):
+        block(make_image(2, 4, 6, 7)).square().sum().backward()
+    for (name, p), q in zip(gated.named_parameters(), ungated.parameters()):
+        if name == 'alpha':
+            assert q.grad is None and (p.grad != 0).sum() == 4
+        elif q.grad is None:
+            assert p.grad is None
+        else:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gate_keeps_no_feature_map():
+    saved = {}
+    for noise in (None, torch.zeros(7, dtype=torch.float64)):
+        block = make_block()
+        block.set_active([True] * 7, noise)
+        shapes = saved[noise is None] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, shapes=shapes: shapes.append(tuple(t.shape)) or t, lambda t: t
+        ):
+            block(make_image(2, 4, 6, 7))
+    maps = {ungated: sorted(shape for shape in shapes if len(shape) == 4) for ungated, shapes in saved.items()}
+    assert maps[True] == maps[False]
+
+
+def test_a_block_that_was_never_searched_has_no_gates():
+    block = make_block()
+    assert block.active.tolist() == [True] * 7
+    assert block.active_branches == block.candidates
+    x = make_image(2, 4, 6, 7)
+    expected = sum(Reference(block).branches(x, block.candidates, True).values())
+    y = block(x)
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    y.sum().backward()
+    assert block.alpha.grad is None
