@@ -12,7 +12,7 @@ class Digits(BaseDataset):
     """1,797 scans of handwritten digits, 8×8 pixels, 10 classes (UCI Optical Recognition of Handwritten Digits).
 
     The split is fixed: every fifth image, from the first on, is in ``test`` (360 images), the others are in ``train``
-    (1,437). The scans come writer by writer, so both parts hold all writers and about equally many of each digit.
+    (1,437).
 
     Args:
         split (str): ``train`` or ``test``. Defaults to ``train``.

@@ -244,5 +244,5 @@ class ODBBlock(BaseModule):
         form = 'deploy' if self.deploy else 'subnet' if self.alpha is None else 'search'
         return (
             f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
-            f'groups={self.groups}, share_weights={self.share_weights}, form={form}'
+            f'groups={self.groups}, share_weights={self.share_weights}, with_cp={self.with_cp}, form={form}'
         )

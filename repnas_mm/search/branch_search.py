@@ -33,8 +33,10 @@ class BranchSearch:
     ):
         if (num_branches is None) == (memory is None):
             raise ValueError('Give exactly one of num_branches and memory as the constraint of the search.')
-        if not isinstance(temperature, int | float) or not temperature > 0:
+        if type(temperature) not in (int, float) or not 0 < temperature < float('inf'):
             raise ValueError(f'temperature must be a positive number, got {temperature!r}.')
+        if not blocks:
+            raise ValueError('There is no block to search.')
         self.blocks = dict(blocks)
         self.candidates = {name: block.candidates for name, block in self.blocks.items()}
         self.num_branches, self.temperature = num_branches, temperature
@@ -128,10 +130,10 @@ class BranchSearch:
         return dict(generator=self.generator.get_state(), inputs=inputs, candidates=self.candidates)
 
     def load_state_dict(self, state: dict) -> None:
-        if {name: tuple(names) for name, names in state['candidates'].items()} != self.candidates:
+        if [(name, tuple(names)) for name, names in state['candidates'].items()] != [*self.candidates.items()]:
             raise ValueError('The checkpoint is of a search over other blocks; resume with the config it came from.')
         self.generator.set_state(state['generator'].cpu())
-        if state['inputs'] is not None:
+        if state['inputs'] is not None and self.memory is not None:
             self.set_input_shapes(dict(zip(self.blocks, ((tuple(s), d) for s, d in state['inputs']))))
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,9 @@
 """What a search finds: which branches each block keeps (DESIGN: genotype), on disk as JSON."""
 
 import json
+import os
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -58,6 +60,12 @@ class Genotype(Mapping):
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Genotype) and self.share_weights == other.share_weights
+        return same and self._blocks == other._blocks
+
+    __hash__ = None
+
     def __repr__(self) -> str:
         return f'Genotype({len(self)} blocks, {self.num_branches} branches, share_weights={self.share_weights})'
 
@@ -92,6 +100,8 @@ class Genotype(Mapping):
         if not found:
             raise ValueError(f"Preset '{name}' needs a model with ODBB blocks; {type(model).__name__} has none.")
         source = dict(preset=name)
+        if not isinstance(name, str):
+            raise TypeError(f'A preset is named by a string, got {name!r}.')
         if name == 'random':
             if num_branches is None or seed is None:
                 raise ValueError("Preset 'random' needs num_branches and seed.")
@@ -112,8 +122,8 @@ class Genotype(Mapping):
             text = Path(path).read_text(encoding='utf-8')
         except OSError as e:
             raise FileNotFoundError(f"Genotype file '{path}' cannot be read: {e.strerror}.") from e
-        except UnicodeDecodeError as e:
-            raise ValueError(f"Genotype file '{path}' is not UTF-8 text.") from e
+        except ValueError as e:  # not UTF-8, or not a path at all
+            raise ValueError(f"Genotype file '{path}' cannot be read as text: {e}.") from e
         try:
             return cls.from_dict(json.loads(text, object_pairs_hook=_unique_keys))
         except (ValueError, TypeError, RecursionError) as e:
@@ -129,15 +139,14 @@ class Genotype(Mapping):
             raise ValueError(f'unknown key "{unknown[0]}"; known keys are {", ".join(sorted(known))}.')
         if data.get('format') != FORMAT:
             raise ValueError(f'key "format" must be "{FORMAT}", got {data.get("format")!r}.')
-        if data.get('version') != VERSION or isinstance(data.get('version'), bool):
+        if data.get('version') != VERSION or type(data['version']) is not int:
             raise ValueError(f'key "version" must be {VERSION}, got {data.get("version")!r}.')
         if 'blocks' not in data:
             raise ValueError('key "blocks" is missing.')
         genotype = cls(data['blocks'], data.get('share_weights', True), data.get('source'))
-        if data.get('num_branches', genotype.num_branches) != genotype.num_branches:
-            raise ValueError(
-                f'key "num_branches" is {data["num_branches"]!r}, but the blocks keep {genotype.num_branches}.'
-            )
+        number = data.get('num_branches', genotype.num_branches)
+        if number != genotype.num_branches or type(number) is not int:
+            raise ValueError(f'key "num_branches" is {number!r}, but the blocks keep {genotype.num_branches}.')
         return genotype
 
     def to_dict(self) -> dict:
@@ -165,12 +174,15 @@ class Genotype(Mapping):
         Raises:
             ValueError: unless exactly the submodule's blocks are found under one prefix.
         """
-        last = next(iter(candidates))
-        prefixes = [n[: -len(last)] for n in self if n == last or n.endswith('.' + last)]
-        # an own block missing altogether is reported against the bare or the commonest prefix
-        prefix = prefixes[0] if prefixes else ''
+        # prefix -> how many of the submodule's blocks are found under it
+        found = Counter(n[: -len(own)] for n in self for own in candidates if f'.{n}'.endswith(f'.{own}'))
+        (prefix, count), *others = found.most_common() or [('', 0)]
+        if others and others[0][1] == count:
+            raise ValueError(
+                f"The genotype fits under '{prefix}' as well as under '{others[0][0]}'; give only one of the two."
+            )
         own = {n[len(prefix) :]: branches for n, branches in self.items() if n.startswith(prefix)}
-        genotype = Genotype(own or self._blocks, self.share_weights, self.source)
+        genotype = Genotype(own, self.share_weights, self.source)
         genotype.check(candidates)
         return genotype
 
@@ -192,6 +204,11 @@ class Genotype(Mapping):
         blocks = find_blocks(model)
         self.check({name: block.candidates for name, block in blocks.items()})
         for name, block in blocks.items():
+            if absent := [b for b in self[name] if block.deploy or b not in block.branches]:
+                raise ValueError(
+                    f"Block '{name}' has lost its branch '{absent[0]}' already; start from the search form."
+                )
+        for name, block in blocks.items():
             block.switch_to_subnet(self[name])
 
     def overlap(self, other: 'Genotype') -> float:
@@ -211,13 +228,17 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
     if isinstance(genotype, str | Path):
         if str(genotype) in PRESETS or str(genotype) == 'random':
             return Genotype.from_preset(str(genotype), candidates)
-        if not Path(genotype).exists() and not str(genotype).endswith('.json'):
+        if not os.path.exists(genotype) and not str(genotype).endswith('.json'):
             raise ValueError(
                 f"genotype='{genotype}' is neither a file nor a preset; known presets are {', '.join(PRESETS)}, random."
             )
         genotype = Genotype.load(genotype)
     elif isinstance(genotype, Mapping) and not isinstance(genotype, Genotype):
         if 'preset' in genotype:
+            if unknown := sorted(set(map(str, genotype)) - {'preset', 'num_branches', 'seed'}):
+                raise ValueError(
+                    f"genotype has unknown key '{unknown[0]}' beside 'preset'; known are num_branches, seed."
+                )
             arguments = dict(genotype)
             return Genotype.from_preset(arguments.pop('preset'), candidates, **arguments)
         genotype = Genotype.from_dict(genotype)

@@ -1,5 +1,6 @@
 """Bytes of activations that a block keeps for backward, for the ``memory`` constraint of the search."""
 
+import math
 import re
 from copy import deepcopy
 
@@ -12,12 +13,14 @@ _UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2*
 
 def parse_bytes(size: int | str) -> int:
     """``'6GiB'``, ``'500 MB'`` or a number of bytes, as bytes."""
-    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return size
-    match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)\s*', size) if isinstance(size, str) else None
-    if match is None or float(match[1]) == 0:
+    if isinstance(size, str) and (match := re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)\s*', size)):
+        number = float(match[1]) * _UNITS[match[2]]
+        parsed = int(number) if math.isfinite(number) else 0
+    else:
+        parsed = size if type(size) is int else 0
+    if parsed < 1:
         raise ValueError(f"memory={size!r} is not a size; write a number of bytes or something like '6GiB' or '500MB'.")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return parsed
 
 
 def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, kept: tuple[int, ...]) -> int:
@@ -45,7 +48,7 @@ def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, ke
         storages[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         # a copy of the input, so that an in-place operation in the block may not meet a leaf
         out = copy(x.view_as(x))
     del out

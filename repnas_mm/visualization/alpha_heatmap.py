@@ -14,13 +14,13 @@ def draw_alpha(alphas: Mapping[str, Tensor], candidates: Candidates) -> np.ndarr
     """α of every block as an RGB image, (H, W, 3) uint8; branches that do not exist are left blank.
 
     Args:
-        alphas: Block name -> α on the CPU.
+        alphas: Block name -> α.
         candidates: Block name -> names of the branches α stands for.
     """
     rows = {branch: y for y, branch in enumerate(BRANCHES)}
     values = np.full((len(rows), len(alphas)), np.nan)
     for x, (block, alpha) in enumerate(alphas.items()):
-        values[[rows[branch] for branch in candidates[block]], x] = alpha.numpy()
+        values[[rows[branch] for branch in candidates[block]], x] = alpha.detach().float().cpu().numpy()
     # symmetric, so that white is 0
     limit = max(float(np.nanmax(np.abs(values))), 1e-8)
     figure = Figure(figsize=(max(4.0, 2.2 + 0.25 * len(alphas)), 2.6), layout='constrained', dpi=100)

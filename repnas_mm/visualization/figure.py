@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from ..utils.fileio import atomic_write
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write ``path`` as PNG and as SVG; returns both paths."""
-    paths = [path.with_suffix('.png'), path.with_suffix('.svg')]
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write the figure as PNG and as SVG, under ``path`` with these suffixes; returns both paths."""
+    stem = str(path).removesuffix('.png').removesuffix('.svg')
+    paths = [Path(f'{stem}.png'), Path(f'{stem}.svg')]
     for target in paths:
         # a fixed salt and no date: the same figure is the same file
         with atomic_write(target) as f, matplotlib.rc_context({'svg.hashsalt': 'repnas_mm'}):

@@ -301,5 +301,5 @@ class RepNASHook(Hook):
 
     def _draw_alpha(self, runner) -> None:
         if is_main_process():
-            alphas = {name: block.alpha.detach().cpu() for name, block in self.search.blocks.items()}
+            alphas = {name: block.alpha for name, block in self.search.blocks.items()}
             runner.visualizer.add_image('alpha', draw_alpha(alphas, self.search.candidates), runner.iter + 1)
