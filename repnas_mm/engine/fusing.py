@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from mmengine.model import BaseTTAModel
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from ..search.space import find_blocks
 
@@ -70,7 +70,7 @@ def raw_output(model: nn.Module, inputs: Tensor, data_samples=None) -> list[Tens
             out = model(inputs, data_samples, mode='tensor')
     finally:
         model.train(training)
-    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def max_difference(first: list[Tensor], second: list[Tensor]) -> float:

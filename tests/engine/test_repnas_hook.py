@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
@@ -365,6 +365,17 @@ def test_a_model_without_blocks_is_refused(small_cfg, run):
     small_cfg.custom_hooks = small_cfg.custom_hooks[1:]
     with pytest.raises(ValueError, match='FuseHook found no ODBB block in ImageClassifier'):
         run(small_cfg)
+
+
+def test_several_optimizers_are_refused(small_cfg, run):
+    class Two(Hook):
+        priority = 'VERY_HIGH'
+
+        def before_run(self, runner):
+            runner.optim_wrapper = OptimWrapperDict(one=runner.optim_wrapper)
+
+    with pytest.raises(ValueError, match='needs one OptimWrapper for the whole model, got OptimWrapperDict'):
+        run(small_cfg, Two())
 
 
 def test_resuming_from_a_run_without_search_is_refused(small_cfg, run):

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -82,10 +82,11 @@ class RepNASHook(Hook):
         """Take α out of the main optimizer; this early, because a resume loads that optimizer's state next."""
         if self.search is not None:
             return  # a test after the training of the same runner
-        if not isinstance(runner.optim_wrapper, OptimWrapper):
-            if isinstance(runner.optim_wrapper, dict) or runner.optim_wrapper is None:
-                return  # validation or test only
-            raise TypeError(f'RepNASHook needs a single optimizer wrapper, got {type(runner.optim_wrapper).__name__}.')
+        wrapper = runner.optim_wrapper
+        if wrapper is None or isinstance(wrapper, dict):
+            return  # not built: validation or test only
+        if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
+            raise ValueError(f'RepNASHook needs one OptimWrapper for the whole model, got {type(wrapper).__name__}.')
         check_writable(runner.work_dir)
         blocks = {n: b for n, b in find_blocks(unwrap(runner.model)).items() if getattr(b, 'searchable', False)}
         if not blocks:
@@ -99,7 +100,7 @@ class RepNASHook(Hook):
                 'find_unused_parameters=True at the top of the config.'
             )
         self.search = BranchSearch(blocks, **self.constraint, seed=runner.seed or 0)
-        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
+        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, wrapper, self.alpha_optimizer_cfg)
         self._check_schedule(runner)
         self._genotype: np.ndarray | None = None  # of the frozen phase
         self._sample: tuple = (None, None)
