@@ -61,7 +61,7 @@ custom_hooks = [
         type='RepNASHook',
         num_branches=24,
         warmup=5,
-        frozen=20,
+        frozen=30,
         alpha_optimizer=dict(type='Adam', lr=0.02, betas=(0.5, 0.999)),
     ),
     dict(type='FuseHook'),

@@ -28,6 +28,7 @@ def draw_alpha(alphas: Mapping[str, Tensor], candidates: Candidates) -> np.ndarr
     image = axes.imshow(values, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto', interpolation='nearest')
     axes.set_facecolor('#dddddd')
     axes.set_yticks(range(len(rows)), list(rows), fontsize=7)
+    axes.set_xticks(range(len(alphas)), [str(i + 1) for i in range(len(alphas))], fontsize=6)
     axes.set_xlabel('block', fontsize=8)
     figure.colorbar(image, label='alpha')
     return to_image(figure)
