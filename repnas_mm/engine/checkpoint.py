@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -87,11 +86,6 @@ def subnet_config(cfg: Config, genotype: Genotype) -> Config:
 def deploy_config(cfg: Config) -> Config:
     """``cfg`` with every ODBBBackbone built fused, and without a search or anything left to fuse."""
     return _drop_hooks(_edit_backbones(cfg, deploy=True, genotype=None, init_cfg=None), _SEARCH_HOOKS)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside a distributed wrapper."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def _edit_backbones(cfg: Config, **changes) -> Config:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from .checkpoint import unwrap
 from .fusing import network_output
+from .runner_models import unwrap
 
 
 def input_shapes(model: nn.Module, blocks: Mapping[str, nn.Module], batch) -> dict[str, tuple[tuple, torch.dtype]]:

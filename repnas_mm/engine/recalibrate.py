@@ -1,8 +1,9 @@
 """BN statistics of the final genotype, where those of the search are a mixture over many."""
 
-from mmengine.model import is_model_wrapper
 from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
 from torch import nn
+
+from .runner_models import unwrap
 
 
 class _SizedLoader:
@@ -27,7 +28,7 @@ def recalibrate(model: nn.Module, dataloader, num_samples: int = 8192, logger='c
         dataloader: Of the training data.
         num_samples: Images over all ranks, at least one batch.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     training = model.training
     model.train()
     loader = _SizedLoader(dataloader)

@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 
 from ...registry import register
 from ...search.space import find_blocks
-from ..checkpoint import deploy_config, save_model, unwrap
-from ..ema import final_models
+from ..checkpoint import deploy_config, save_model
 from ..fusing import fuse_checked, fuse_model, is_fused, network_output
+from ..runner_models import final_models, unwrap
 
 
 @register('HOOKS')

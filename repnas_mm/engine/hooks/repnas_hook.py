@@ -17,12 +17,11 @@ from ...search.space import find_blocks
 from ...utils.fileio import check_writable
 from ...visualization import draw_alpha
 from ..alpha_optimizer import AlphaOptimizer
-from ..checkpoint import unwrap
-from ..ema import final_models
 from ..export import export_search
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
 from ..rng import rng_state, set_rng_state
+from ..runner_models import final_models, unwrap
 
 PHASES = ('warmup', 'search', 'frozen')
 

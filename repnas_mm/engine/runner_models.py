@@ -1,9 +1,13 @@
-"""Where the weights to keep are when MMEngine's EMAHook averages them."""
+"""The copies of a model that a runner holds, without their wrappers."""
 
 from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
 from torch import nn
 
-from .checkpoint import unwrap
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside a distributed wrapper."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def final_models(runner) -> list[nn.Module]:
