@@ -65,12 +65,14 @@ def latency_ratio(first: nn.Module, second: nn.Module, images: Tensor, repeats: 
 
 def show_search(folder: Path) -> None:
     """One search, the two comparisons, and the table."""
+    print('[1/3] search', flush=True)
     cfg = train(folder / 'search', seed=0)
     num_branches = cfg.custom_hooks[0].num_branches
-    others = {
-        'plain': train(folder / 'plain', 0, 'plain'),
-        'random': train(folder / 'random', 0, dict(preset='random', num_branches=num_branches, seed=0)),
-    }
+    presets = dict(plain='plain', random=dict(preset='random', num_branches=num_branches, seed=0))
+    others = {}
+    for i, (name, preset) in enumerate(presets.items()):
+        print(f'[{i + 2}/3] {name}, without a search', flush=True)
+        others[name] = train(folder / name, 0, preset)
     images, labels = test_images(cfg)
 
     def load(path) -> nn.Module:

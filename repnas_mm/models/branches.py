@@ -23,14 +23,20 @@ class BlockCall:
     """What one forward call of a block shares between its branches, and with its own recomputation.
 
     ``recompute`` is False in the first pass and True when activation checkpointing runs the same call again: then BN
-    statistics stay as they are and the borders of the first pass are padded again. ``pointwise`` is the shared 1×1
-    convolution of the pass at hand; a recomputation may stop early, so every pass begins by dropping it.
+    statistics stay as they are and the borders of the first pass are padded again. ``pointwise`` is the output of the
+    shared 1×1 convolution. A pass is a ``with`` block, because torch ends a recomputation early, by an exception.
     """
 
     def __init__(self):
         self.recompute = False
         self.borders: dict[str, Tensor] = {}
         self.pointwise: Tensor | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_) -> None:
+        self.recompute, self.pointwise = True, None
 
 
 class Branch(nn.Module):

@@ -167,16 +167,15 @@ class ODBBlock(BaseModule):
         return self.act(out)
 
     def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
-        call.pointwise = None
         z = None
         if self.noise is not None and torch.is_grad_enabled():
             z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
         out = None
-        for name in self.active_branches:
-            y = self.branches[name](x, self.weight, z[name] if z else None, call)
-            # in place: BN's backward needs its input, not its output
-            out = y if out is None else out.add_(y)
-        call.recompute = True  # whatever comes after this pass
+        with call:
+            for name in self.active_branches:
+                y = self.branches[name](x, self.weight, z[name] if z else None, call)
+                # in place: BN's backward needs its input, not its output
+                out = y if out is None else out.add_(y)
         return out
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """``with_cp`` recomputes a block in backward: less memory, everything else the same."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -91,3 +92,14 @@ def test_fewer_bytes_are_kept_for_backward():
         del y
     image = 2 * 4 * 32 * 32 * 8
     assert kept[1] <= 2 * image < 7 * image <= kept[0]
+
+
+def test_a_checkpointed_block_holds_nothing_but_its_input_and_output():
+    block = make_block(with_cp=True).train()
+    x = make_image(2, 4, 6, 7).requires_grad_()
+    gc.collect()
+    before = {id(t) for t in gc.get_objects() if isinstance(t, torch.Tensor)}
+    out = block(x)
+    gc.collect()
+    held = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and id(t) not in before]
+    assert [t.shape for t in held if t.dim() == 4] == [out.shape]
