@@ -45,7 +45,7 @@ def train(cfg, folder: Path, find_unused_parameters: bool) -> subprocess.Complet
     (folder / 'script.py').write_text(SCRIPT)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
     command += [str(folder / 'script.py'), str(folder / 'config.py'), str(find_unused_parameters)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
