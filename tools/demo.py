@@ -38,10 +38,9 @@ def train(work_dir: Path, seed: int, genotype=None) -> Config:
     return cfg
 
 
-def test_images(cfg: Config) -> tuple[Tensor, Tensor]:
+def test_images(cfg: Config, model: nn.Module) -> tuple[Tensor, Tensor]:
     """The whole test set as the network sees it, and its labels."""
     batch = next(iter(Runner.build_dataloader(cfg.test_dataloader)))
-    model = build_model(cfg, load_file(last_checkpoint(cfg)))
     data = model.data_preprocessor(batch, False)
     return data['inputs'], torch.cat([sample.gt_label for sample in data['data_samples']])
 
@@ -73,7 +72,6 @@ def show_search(folder: Path) -> None:
     for i, (name, preset) in enumerate(presets.items()):
         print(f'[{i + 2}/3] {name}, without a search', flush=True)
         others[name] = train(folder / name, 0, preset)
-    images, labels = test_images(cfg)
 
     def load(path) -> nn.Module:
         return build_model(cfg, load_file(path)).eval()
@@ -82,6 +80,7 @@ def show_search(folder: Path) -> None:
     models = dict(
         supernet=load(last_checkpoint(cfg)), subnet=load(work_dir / 'subnet.pth'), fused=load(work_dir / 'fused.pth')
     )
+    images, labels = test_images(cfg, models['supernet'])
     scores = {name: raw_output(model, images)[0] for name, model in models.items()}
     unfused_ms, fused_ms, ratio = latency_ratio(models['subnet'], models['fused'], images)
     genotype = Genotype.load(work_dir / 'genotype.json')

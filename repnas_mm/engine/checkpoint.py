@@ -44,16 +44,15 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     search serves for all three.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    cfg = deepcopy(cfg)
     state = {key.removeprefix('module.'): value for key, value in checkpoint['state_dict'].items()}
     genotype = checkpoint.get('meta', {}).get('genotype')
     if any(key.endswith('reparam.weight') for key in state):
         cfg = deploy_config(cfg)
     elif genotype is not None:
         cfg = subnet_config(cfg, Genotype.from_dict(genotype))
-    model_cfg = cfg.model
-    if 'data_preprocessor' not in model_cfg and cfg.get('data_preprocessor') is not None:
-        model_cfg = dict(model_cfg, data_preprocessor=cfg.data_preprocessor)  # as the Runner does
+    model_cfg = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
     model = MODELS.build(model_cfg)
     try:
         model.load_state_dict(state)
@@ -88,13 +87,19 @@ def deploy_config(cfg: Config) -> Config:
     return _drop_hooks(_edit_backbones(cfg, deploy=True, genotype=None, init_cfg=None), _SEARCH_HOOKS)
 
 
+def type_name(cfg: Mapping) -> str:
+    """Name of the class that ``cfg`` builds, without scope; '' if it builds none."""
+    kind = cfg.get('type', '')
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
+
+
 def _edit_backbones(cfg: Config, **changes) -> Config:
     """A copy of ``cfg`` with these arguments in every ODBBBackbone; None removes one."""
-    cfg = Config(deepcopy(cfg._cfg_dict), filename=cfg.filename)
+    cfg = deepcopy(cfg)
 
     def visit(node):
         if isinstance(node, Mapping):
-            if str(node.get('type', '')).split('.')[-1] == 'ODBBBackbone':
+            if type_name(node) == 'ODBBBackbone':
                 for key, value in changes.items():
                     if value is None:
                         node.pop(key, None)
@@ -111,5 +116,5 @@ def _edit_backbones(cfg: Config, **changes) -> Config:
 
 def _drop_hooks(cfg: Config, names: set[str]) -> Config:
     hooks = cfg.get('custom_hooks') or []
-    cfg.custom_hooks = [hook for hook in hooks if str(hook['type']).split('.')[-1] not in names]
+    cfg.custom_hooks = [hook for hook in hooks if type_name(hook) not in names]
     return cfg

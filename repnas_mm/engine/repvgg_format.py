@@ -6,6 +6,8 @@ from copy import deepcopy
 from mmengine.config import Config
 from torch import Tensor
 
+from .checkpoint import type_name
+
 _COMMON = ('arch', 'in_channels', 'base_channels', 'out_indices', 'frozen_stages', 'norm_eval', 'norm_cfg', 'init_cfg')
 
 
@@ -15,9 +17,9 @@ def to_repvgg(state_dict: Mapping[str, Tensor], cfg: Config) -> tuple[dict[str, 
     Raises:
         ValueError: where RepVGG has no counterpart (VGG16, kernels other than 3×3, other activations).
     """
-    cfg = Config(deepcopy(cfg._cfg_dict), filename=cfg.filename)
+    cfg = deepcopy(cfg)
     backbone = cfg.model.get('backbone', {})
-    if str(backbone.get('type')).split('.')[-1] != 'ODBBBackbone':
+    if type_name(backbone) != 'ODBBBackbone':
         raise ValueError("Stock RepVGG keys need a model whose 'backbone' is an ODBBBackbone.")
     if not isinstance(backbone.arch, str) or not backbone.arch.startswith(('A', 'B')):
         raise ValueError(f'arch={backbone.arch!r} has no counterpart in stock RepVGG; only A0 to B3 have.')

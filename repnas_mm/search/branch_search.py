@@ -110,10 +110,10 @@ class BranchSearch:
     def apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         """Make the blocks compute the masked branches, with gradients for α if there is noise."""
         device = self.alphas[0].device
-        masks = self._split(torch.from_numpy(mask))
+        masks = self.masks_by_block(mask)
         noises = [None] * len(masks) if noise is None else self._split(noise.to(device, non_blocking=True))
-        for block, m, n in zip(self.blocks.values(), masks, noises):
-            block.set_active(m, n, self.temperature)
+        for name, n in zip(masks, noises):
+            self.blocks[name].set_active(masks[name], n, self.temperature)
 
     def masks_by_block(self, mask: np.ndarray) -> dict[str, Tensor]:
         """Block name -> its part of a mask, as a bool tensor."""

@@ -64,8 +64,6 @@ class Genotype(Mapping):
         same = isinstance(other, Genotype) and self.share_weights == other.share_weights
         return same and self._blocks == other._blocks
 
-    __hash__ = None
-
     def __repr__(self) -> str:
         return f'Genotype({len(self)} blocks, {self.num_branches} branches, share_weights={self.share_weights})'
 

@@ -10,7 +10,9 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
+from repnas_mm.engine import RepNASHook
 from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, subnet_config
+from repnas_mm.models import ODBBBackbone
 from repnas_mm.search import Genotype, find_blocks
 
 
@@ -99,6 +101,14 @@ def test_configs_are_copied_not_changed(small_cfg):
     assert subnet_config(small_cfg, genotype).model.backbone.genotype['num_branches'] == 25
     assert deploy_config(small_cfg).model.backbone.deploy
     assert small_cfg.pretty_text == before
+
+
+def test_configs_that_name_classes_are_edited_too(small_cfg):
+    small_cfg.model.backbone.type = ODBBBackbone
+    small_cfg.custom_hooks[0].type = RepNASHook
+    fused = deploy_config(small_cfg)
+    assert fused.model.backbone.deploy
+    assert fused.custom_hooks == []
 
 
 def build_state(cfg):

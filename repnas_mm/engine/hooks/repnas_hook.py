@@ -197,9 +197,7 @@ class RepNASHook(Hook):
         self.search.load_state_dict(state['search'])
         self.alpha_optimizer.load_state_dict(state['alpha_optimizer'])
         if state['genotype'] is not None:
-            self._genotype = np.array(state['genotype'])
-            self._sample = (self._genotype, None)
-            self.search.apply(*self._sample)
+            self._fix_genotype(np.array(state['genotype']))
 
     def _restore_rng(self) -> None:
         """Once after a resume: continue the random numbers where the checkpoint left them."""
@@ -245,10 +243,12 @@ class RepNASHook(Hook):
         """Mask of the genotype: the frozen one, or the noise-free choice by α."""
         return self.search.best() if self._genotype is None else self._genotype
 
-    def _freeze(self, runner) -> None:
-        self._genotype = self.search.best()
-        self._sample = (self._genotype, None)
+    def _fix_genotype(self, mask: np.ndarray) -> None:
+        self._genotype, self._sample = mask, (mask, None)
         self.search.apply(*self._sample)
+
+    def _freeze(self, runner) -> None:
+        self._fix_genotype(self.search.best())
         for module in unwrap(runner.model).modules():
             if isinstance(module, _BatchNorm) and module.training:
                 module.reset_running_stats()
