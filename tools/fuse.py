@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, save_model
+from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, save_fused, save_model
 from repnas_mm.engine.fusing import fuse_checked, is_fused, raw_output
 from repnas_mm.engine.repvgg_format import to_repvgg
 from repnas_mm.search import find_blocks
@@ -39,13 +39,14 @@ def main(argv=None) -> None:
     if find_blocks(model) and is_fused(model):
         raise ValueError(f"Checkpoint '{args.checkpoint}' is fused already.")
     images = torch.randn(2, *args.shape, generator=torch.Generator().manual_seed(0))
-    difference = fuse_checked(model, partial(raw_output, inputs=images))
-    state, cfg = model.state_dict(), deploy_config(cfg)
+    fused = fuse_checked(model, partial(raw_output, inputs=images))
     if args.repvgg_keys:
-        state, cfg = to_repvgg(state, cfg)
-    save_model(state, args.out, cfg)
+        state, stock_cfg = to_repvgg(model.state_dict(), deploy_config(cfg))
+        save_model(state, args.out, stock_cfg)
+    else:
+        save_fused(model, args.out, cfg, fused.new_biases)
     print(f'Fused checkpoint: {args.out}, its config: {args.out.with_suffix(".py")}')
-    print(f'Largest difference to the unfused model: {difference:.1e} of the largest output')
+    print(f'Largest difference to the unfused model: {fused.difference:.1e} of the largest output')
 
 
 if __name__ == '__main__':

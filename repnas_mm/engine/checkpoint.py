@@ -1,12 +1,12 @@
 """Checkpoints of a model's three forms (search, subnet, deploy) and the configs that go with them."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -46,7 +46,9 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     state = {key.removeprefix('module.'): value for key, value in checkpoint['state_dict'].items()}
     genotype = checkpoint.get('meta', {}).get('genotype')
-    if any(key.endswith('reparam.weight') for key in state):
+    if 'new_biases' in checkpoint.get('meta', {}):
+        cfg = deploy_config(cfg, checkpoint['meta']['new_biases'])
+    elif any(key.endswith('reparam.weight') for key in state):
         cfg = deploy_config(cfg)
     elif genotype is not None:
         cfg = subnet_config(cfg, Genotype.from_dict(genotype))
@@ -56,8 +58,8 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     model = MODELS.build(model_cfg)
     try:
         model.load_state_dict(state)
-    except RuntimeError as e:
-        reason = ' '.join(str(e).split())[:300]
+    except (RuntimeError, ValueError) as e:
+        reason = ' '.join(str(e).split())[:400]
         raise ValueError(f'The checkpoint does not fit the model of the config: {reason}') from e
     return model
 
@@ -76,15 +78,58 @@ def save_subnet(subnet: nn.Module, path: Path, cfg: Config, genotype: Genotype, 
     save_model(subnet.state_dict(), path, subnet_config(cfg, genotype), genotype=genotype.to_dict(), **meta)
 
 
+def save_fused(fused: nn.Module, path: Path, cfg: Config, new_biases: Sequence[str], **meta) -> None:
+    """`save_model` of a fused model; ``new_biases`` as in `deploy_config`."""
+    save_model(fused.state_dict(), path, deploy_config(cfg, new_biases), new_biases=list(new_biases), **meta)
+
+
 def subnet_config(cfg: Config, genotype: Genotype) -> Config:
-    """``cfg`` with every ODBBBackbone built as the subnet of ``genotype``, and without a search."""
-    cfg = _edit_backbones(cfg, genotype=genotype.to_dict(), init_cfg=None)
+    """``cfg`` with every ODBBBackbone built as the subnet of ``genotype``, and without a search.
+
+    An ODBBConv2d of a ``conv_cfg`` needs no change: it takes its branches from the subnet's checkpoint.
+    """
+    cfg = deepcopy(cfg)
+
+    def edit(node):
+        if type_name(node) == 'ODBBBackbone':
+            (node.base if 'base' in node else node).pop('init_cfg', None)
+            node.genotype = genotype.to_dict()
+        return node
+
+    cfg.model = _map_dicts(cfg.model, edit)
     return _drop_hooks(cfg, {'RepNASHook'})
 
 
-def deploy_config(cfg: Config) -> Config:
-    """``cfg`` with every ODBBBackbone built fused, and without a search or anything left to fuse."""
-    return _drop_hooks(_edit_backbones(cfg, deploy=True, genotype=None, init_cfg=None), _SEARCH_HOOKS)
+def deploy_config(cfg: Config, new_biases: Sequence[str] = ()) -> Config:
+    """``cfg`` of the fused network, without a search or anything left to fuse.
+
+    Blocks that stand in for ordinary convolutions leave the stock model behind, unless some of them had to keep a bias
+    that the stock model has no place for; the config then says so, by ``deploy=True``.
+
+    Args:
+        cfg: Config of the search or the subnet.
+        new_biases: Names of the convolutions with such a bias.
+    """
+    cfg = deepcopy(cfg)
+
+    def edit(node):
+        kind = type_name(node)
+        if kind == 'ODBBConv2d':
+            return ConfigDict(type=node.type, deploy=True) if new_biases else None
+        if kind == 'ODBBBackbone' and 'base' in node and not new_biases:
+            node = node.base
+            node.pop('init_cfg', None)
+        elif kind == 'ODBBBackbone':
+            node.pop('genotype', None)
+            (node.base if 'base' in node else node).pop('init_cfg', None)
+            node.deploy = True
+        return node
+
+    cfg.model = _map_dicts(cfg.model, edit)
+    if 'ODBB' not in str(cfg.model) and 'custom_imports' in cfg:
+        # the stock model, which needs this package no longer
+        cfg.custom_imports.imports = [name for name in cfg.custom_imports.imports if name != 'repnas_mm']
+    return _drop_hooks(cfg, _SEARCH_HOOKS)
 
 
 def type_name(cfg: Mapping) -> str:
@@ -93,25 +138,18 @@ def type_name(cfg: Mapping) -> str:
     return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
 
 
-def _edit_backbones(cfg: Config, **changes) -> Config:
-    """A copy of ``cfg`` with these arguments in every ODBBBackbone; None removes one."""
-    cfg = deepcopy(cfg)
-
-    def visit(node):
-        if isinstance(node, Mapping):
-            if type_name(node) == 'ODBBBackbone':
-                for key, value in changes.items():
-                    if value is None:
-                        node.pop(key, None)
-                    else:
-                        node[key] = value
-            node = list(node.values())
-        if isinstance(node, list | tuple):
-            for child in node:
-                visit(child)
-
-    visit(cfg.model)
-    return cfg
+def _map_dicts(node, edit: Callable[[ConfigDict], ConfigDict | None]):
+    """``node`` with every dict in it replaced by what ``edit`` makes of it; one of which it makes None is left out."""
+    if isinstance(node, Mapping):
+        node = edit(node)
+        if node is not None:
+            for key, value in list(node.items()):
+                node[key] = _map_dicts(value, edit)
+                if node[key] is None and value is not None:
+                    del node[key]
+    elif isinstance(node, list | tuple):
+        node = type(node)(_map_dicts(child, edit) for child in node)
+    return node
 
 
 def _drop_hooks(cfg: Config, names: set[str]) -> Config:

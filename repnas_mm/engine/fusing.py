@@ -3,25 +3,51 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseTTAModel
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from ..search.space import find_blocks
+from .bias_folding import fold_biases, watch_norms
+
+#: What a model without ODBB blocks needs to have some.
+NO_BLOCKS_HINT = "use backbone=dict(type='mmpretrain.ODBBBackbone') or conv_cfg=dict(type='ODBBConv2d') in its config"
 
 #: Largest max |Δ| / max |y| between the fused and the unfused model, in float32, that counts as equal.
 TOLERANCE = 1e-4
 
 
-def fuse_model(model: nn.Module) -> None:
-    """Switch every ODBB block of ``model`` to deploy form, in place."""
+class Fused(NamedTuple):
+    """What fusing a model did."""
+
+    #: Largest max |Δ| / max |y| over all outputs.
+    difference: float
+    #: Convolutions with a bias that the stock model's have not, since no norm follows that could take it.
+    new_biases: list[str]
+
+
+def fuse_model(model: nn.Module, following: Mapping[str, list[str]] | None = None) -> list[str]:
+    """Turn every ODBB block of ``model`` into one convolution, in place.
+
+    Args:
+        model: With at least one block.
+        following: Block name -> names of the norms behind it (`watch_norms`), which then take the biases of blocks that
+            stand in for a convolution without one.
+
+    Returns:
+        Names of those whose bias had to stay, because no norm follows.
+    """
     blocks = find_blocks(model)
     if not blocks:
-        raise ValueError(f'{type(model).__name__} has no ODBB block to fuse; use ODBBBackbone in its config.')
+        raise ValueError(f'{type(model).__name__} has no ODBB block to fuse; {NO_BLOCKS_HINT}.')
+    without_bias = [name for name, block in blocks.items() if not getattr(block, 'with_bias', True)]
     for block in blocks.values():
         block.switch_to_deploy()
+    return fold_biases(model, without_bias, following or {})
 
 
 def is_fused(model: nn.Module) -> bool:
@@ -29,28 +55,29 @@ def is_fused(model: nn.Module) -> bool:
     return all(block.deploy for block in find_blocks(model).values())
 
 
-def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]]) -> float:
+def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]], *copies: nn.Module) -> Fused:
     """`fuse_model`, refused if what the model computes changes by more than `TOLERANCE`.
 
     Args:
         model: Fused in place.
         output: The model's raw outputs for some real input, such as `network_output` of a batch.
-
-    Returns:
-        Largest max |Δ| / max |y| over all outputs.
+        *copies: Models of the same structure with other weights (EMA's), fused likewise but not checked.
 
     Raises:
-        RuntimeError: when it is larger; the model is fused by then and should not be used.
+        RuntimeError: when it changes by more; the model is fused by then and should not be used.
     """
-    before = output(model)
-    fuse_model(model)
+    with watch_norms(model) as following:
+        before = output(model)
+    new_biases = fuse_model(model, following)
     difference = max_difference(before, output(model))
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f'The fused model differs from the unfused one by {difference:.1e} of its largest output, more than '
             f'{TOLERANCE:.0e}; it is not saved. Check for NaN or tiny running variances in the BNs.'
         )
-    return difference
+    for copy in copies:
+        fuse_model(copy, following)
+    return Fused(difference, new_biases)
 
 
 def network_output(model: nn.Module, batch: Mapping) -> list[Tensor]:
@@ -67,10 +94,28 @@ def raw_output(model: nn.Module, inputs: Tensor, data_samples=None) -> list[Tens
     model.eval()
     try:
         with exact_float32():
-            out = model(inputs, data_samples, mode='tensor')
+            out = (
+                _two_stage_output(model, inputs, data_samples)
+                if hasattr(model, 'roi_head')
+                else model(inputs, data_samples, mode='tensor')
+            )
     finally:
         model.train(training)
     return [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _two_stage_output(detector: nn.Module, images: Tensor, data_samples) -> list:
+    """Features, RPN outputs and RoI outputs at fixed boxes, (x1, y1, x2, y2) in pixels.
+
+    Not ``mode='tensor'``, whose RoIs are the RPN's: the last bit of a score may change their choice and order.
+    """
+    features = detector.extract_feat(images)
+    height, width = images.shape[2:]
+    size = images.new_tensor([width, height, width, height])
+    boxes = size * images.new_tensor([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.4, 0.4, 0.6, 0.6], [0.5, 0.1, 0.6, 0.9]])
+    proposals = [InstanceData(bboxes=boxes) for _ in images]
+    rpn = detector.rpn_head(features) if detector.with_rpn else []
+    return [features, rpn, detector.roi_head(features, proposals, data_samples)]
 
 
 def max_difference(first: list[Tensor], second: list[Tensor]) -> float:

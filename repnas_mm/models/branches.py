@@ -22,12 +22,14 @@ from .norm import border_value, build_norm, call_norm, scale_and_shift
 class BlockCall:
     """What one forward call of a block shares between its branches, and with its own recomputation.
 
-    ``recompute`` is False in the first pass and True when activation checkpointing runs the same call again: then BN
-    statistics stay as they are and the borders of the first pass are padded again. ``pointwise`` is the output of the
-    shared 1×1 convolution. A pass is a ``with`` block, because torch ends a recomputation early, by an exception.
+    ``padding`` is what the K×K window pads with zeros: (left, right, top, bottom) pixels. ``recompute`` is False in the
+    first pass and True when activation checkpointing runs the same call again: then BN statistics stay as they are and
+    the borders of the first pass are padded again. ``pointwise`` is the output of the shared 1×1 convolution. A pass is
+    a ``with`` block, because torch ends a recomputation early, by an exception.
     """
 
-    def __init__(self):
+    def __init__(self, padding: tuple[int, int, int, int]):
+        self.padding = padding
         self.recompute = False
         self.borders: dict[str, Tensor] = {}
         self.pointwise: Tensor | None = None
@@ -74,9 +76,14 @@ class Branch(nn.Module):
 
     def linear(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Tensor:
         """What comes before the last BN: (N, in, H, W) -> (N, out, H / stride, W / stride)."""
-        padding = tuple(n // 2 for n in self.size)
         # A crop is a strided view, on which the CPU's channels-last convolution crashes.
-        return F.conv2d(x, self.crop(kernel).contiguous(), None, self.stride, padding, 1, self.groups)
+        return conv2d(x, self.crop(kernel).contiguous(), self.stride, self.padding(call), self.groups)
+
+    def padding(self, call: BlockCall) -> tuple[int, int, int, int]:
+        """Left, right, top and bottom pixels that center this branch's window where the K×K one is; negative crops."""
+        rows, cols = ((self.kernel_size - n) // 2 for n in self.size)
+        left, right, top, bottom = call.padding
+        return left - cols, right - cols, top - rows, bottom - rows
 
     def linear_equivalent(self, kernel: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Kernel (K×K) and bias (or None for zero) of `linear`, in eval mode, float64."""
@@ -94,14 +101,14 @@ class Branch(nn.Module):
         return kernel, shift if bias is None else shift + scale * bias
 
     def padded_norm(self, norm: nn.Module, x: Tensor, call: BlockCall) -> Tensor:
-        """The inner BN, then K//2 pixels of border padding with its answer to a zero pixel.
+        """The inner BN, then the K×K window's padding, of this BN's answer to a zero pixel (border padding).
 
         A zero pad there would not fuse: the bias of the first conv has to pass through the padding too.
         """
         x = call_norm(norm, x, update_stats=not call.recompute)
         if self.name not in call.borders:
             call.borders[self.name] = border_value(norm)
-        return pad_border(x, call.borders[self.name], self.kernel_size // 2)
+        return pad_border(x, call.borders[self.name], call.padding)
 
 
 @register_branch('1x1')
@@ -113,7 +120,7 @@ class PointwiseBranch(Branch):
     def linear(self, x, kernel, call):
         if self.stride > 1 or kernel is None:
             return super().linear(x, kernel, call)
-        return shared_pointwise(self, x, kernel, call)
+        return pad_zeros(shared_pointwise(self, x, kernel, call), self.padding(call))
 
 
 @register_branch('kxk')
@@ -194,13 +201,14 @@ class SkipBranch(Branch):
     """Identity."""
 
     uses_kernel = False
+    window = (1, 1)
 
     @staticmethod
     def exists(in_channels: int, out_channels: int, stride: int) -> bool:
         return stride == 1 and in_channels == out_channels
 
     def linear(self, x, kernel, call):
-        return x
+        return pad_zeros(x, self.padding(call))
 
     def linear_equivalent(self, kernel):
         weight = self.norm.weight
@@ -223,9 +231,23 @@ def shared_pointwise(branch: Branch, x: Tensor, kernel: Tensor, call: BlockCall)
     return call.pointwise
 
 
-def pad_border(x: Tensor, border: Tensor, padding: int) -> Tensor:
-    """(N, C, H, W) padded by ``padding`` pixels on each side with ``border`` (C,), a value a channel."""
+def conv2d(x: Tensor, kernel: Tensor, stride: int, padding: tuple[int, int, int, int], groups: int) -> Tensor:
+    """Convolution with (left, right, top, bottom) pixels of zero padding, where negative ones crop."""
+    left, right, top, bottom = padding
+    if left != right or top != bottom or min(padding) < 0:
+        x, left, top = pad_zeros(x, padding), 0, 0
+    return F.conv2d(x, kernel, None, stride, (top, left), 1, groups)
+
+
+def pad_zeros(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """(N, C, H, W) with (left, right, top, bottom) pixels of zeros, where negative ones crop; itself if all are 0."""
+    return F.pad(x, padding) if any(padding) else x
+
+
+def pad_border(x: Tensor, border: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """(N, C, H, W) with (left, right, top, bottom) pixels of ``border`` (C,), a value a channel."""
     n, c, h, w = x.shape
-    padded = border.to(x.dtype).view(1, c, 1, 1).expand(n, c, h + 2 * padding, w + 2 * padding).clone()
-    padded[:, :, padding : padding + h, padding : padding + w] = x
+    left, right, top, bottom = padding
+    padded = border.to(x.dtype).view(1, c, 1, 1).expand(n, c, h + top + bottom, w + left + right).clone()
+    padded[:, :, top : top + h, left : left + w] = x
     return padded

@@ -1,5 +1,6 @@
 """The BN at the end of a branch: built and checked, called with a gate, and read as scale and shift."""
 
+import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -57,3 +58,13 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 def border_value(norm: nn.Module) -> Tensor:
     """The norm's answer to a zero pixel (β - μγ/σ, running statistics), (C,), detached: what border padding pads."""
     return scale_and_shift(norm)[1].to(norm.weight.dtype)
+
+
+@torch.no_grad()
+def move_statistics(norm: nn.Module, mean: Tensor, var: Tensor) -> None:
+    """Set running mean and variance, each (C,), and change γ and β so that eval mode computes what it did."""
+    scale, shift = scale_and_shift(norm)
+    norm.weight.copy_(scale * (var.double() + norm.eps).sqrt())
+    norm.bias.copy_(shift + scale * mean.double())
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)

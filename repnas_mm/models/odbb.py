@@ -1,11 +1,12 @@
 """The optimal diverse branch block (paper 3.2): many linear branches while training, one convolution afterwards."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_activation_layer
+from mmengine.dist import all_reduce
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
 from . import reparam
 from .branches import BlockCall, new_kernel
+from .norm import move_statistics
+from .warm_start import CARRIER, carried, pop_plain
 
 
 @register('MODELS')
@@ -29,6 +32,9 @@ class ODBBlock(BaseModule):
 
     `switch_to_subnet` and `switch_to_deploy` take a block from one form to the next in place. All three compute the
     same in eval mode.
+
+    A block also loads ordinary weights, and then computes in eval mode what they did: a fused block's, or those of
+    mmpretrain's RepVGG block in either mode. All of it goes into branch ``kxk``; the others start from zero.
 
     Args:
         in_channels (int): Input channels.
@@ -89,6 +95,8 @@ class ODBBlock(BaseModule):
         # ζ of the current sample (Eq. 11) and λ; without noise z is the constant 1
         self.noise: Tensor | None = None
         self.temperature = 1.0
+        # whether ordinary weights were loaded and no training batch has passed since
+        self.warm_started = False
 
         self.register_parameter('weight', None)
         self.register_parameter('alpha', None)
@@ -159,12 +167,35 @@ class ODBBlock(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         if self.deploy:
             return self.act(self.reparam(x))
-        branches = partial(self._sum_branches, call=BlockCall())
+        if self.warm_started and self.training:
+            self._settle(x)
+        branches = partial(self._sum_branches, call=BlockCall(self._padding(x)))
         if self.with_cp and x.requires_grad:
             out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)
         else:
             out = branches(x)
         return self.act(out)
+
+    def _padding(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Zero pixels left of, right of, above and below ``x`` for the K×K window."""
+        return (self.kernel_size // 2,) * 4
+
+    @torch.no_grad()
+    def _settle(self, x: Tensor) -> None:
+        """Give the loaded branch's BN the statistics of its first training batch, without changing what it computes.
+
+        Until then they are 0 and 1, and a BN in training mode, which normalizes by the batch, would compute another
+        function than the one loaded.
+        """
+        branch = self.branches[CARRIER]
+        if branch.norm.training:
+            y = branch.linear(x, self.weight, BlockCall(self._padding(x))).float()
+            var, mean = (moment.double() for moment in torch.var_mean(y, (0, 2, 3), correction=0))
+            moments = torch.stack([mean, var + mean.square()])
+            all_reduce(moments, 'mean')  # parameters must stay equal on all ranks
+            mean, square = moments
+            move_statistics(branch.norm, mean, (square - mean.square()).clamp_min(0))
+        self.warm_started = False
 
     def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
         z = None
@@ -228,16 +259,63 @@ class ODBBlock(BaseModule):
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        fused = prefix + 'reparam.weight' in state_dict
-        unfused = any(key.startswith(prefix + 'branches.') for key in state_dict)
-        if (fused and not self.deploy) or (unfused and self.deploy):
-            raise ValueError(
-                f"The checkpoint holds block '{prefix[:-1]}' {'fused' if fused else 'unfused'}, but the model has it "
-                f'{"unfused" if fused else "fused"}; build the model with deploy={fused}.'
-            )
+        eps = 1e-5 if self.deploy else next(iter(self.branches.values())).norm.eps
+        plain = pop_plain(state_dict, prefix, self.groups, eps)
+        if plain is not None:
+            state_dict.update({prefix + key: value for key, value in self._from_plain(prefix, *plain).items()})
+        self._check_fits(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.active is not None:
             self.active_branches = self._names(self.active.tolist())
+
+    def _from_plain(self, prefix: str, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        """State dict of this block that computes an ordinary convolution."""
+        shape = (self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
+        if kernel.shape != shape:
+            raise ValueError(
+                f"The checkpoint's convolution '{prefix[:-1]}' has a kernel of shape {tuple(kernel.shape)}, the "
+                f"model's has {shape}; is it of another arch?"
+            )
+        if self.deploy:
+            return {'reparam.weight': kernel, 'reparam.bias': bias}
+        if CARRIER not in self.branches:
+            raise ValueError(
+                f"Block '{prefix[:-1]}' has no branch '{CARRIER}' to hold the checkpoint's plain convolution; use a "
+                f"genotype that keeps '{CARRIER}' in every block."
+            )
+        self.warm_started = True
+        return carried(self, kernel, bias)
+
+    def _check_fits(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+        """Raise ValueError if the checkpoint has this block in another form: loaders that are not strict would not."""
+        own = self.state_dict()
+        if self.alpha is None and not self.deploy and f'{prefix}alpha' in state_dict:
+            # a subnet takes its part of a search
+            for key in [key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in own]:
+                del state_dict[key]
+        given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        if not given:
+            return  # not in this checkpoint, which the loader reports
+        if self.deploy and any(key.startswith('branches.') for key in given):
+            raise ValueError(
+                f"The checkpoint holds block '{prefix[:-1]}' unfused, but the model has it fused; build the model with "
+                'deploy=False.'
+            )
+        if odd := sorted(given.keys() ^ own.keys()):
+            there, here = (
+                ', '.join(dict.fromkeys(key.split('.')[1] for key in keys if key.startswith('branches.')))
+                for keys in (given, own)
+            )
+            raise ValueError(
+                f"The checkpoint's block '{prefix[:-1]}' has branches {there}, the model's has {here} (they differ in "
+                f"'{odd[0]}'); build the model with the genotype and share_weights of the checkpoint."
+            )
+        for key, value in own.items():
+            if value.shape != given[key].shape:
+                raise ValueError(
+                    f"'{prefix}{key}' has shape {tuple(given[key].shape)} in the checkpoint and {tuple(value.shape)} "
+                    'in the model; is it of another arch?'
+                )
 
     def extra_repr(self) -> str:
         form = 'deploy' if self.deploy else 'subnet' if self.alpha is None else 'search'

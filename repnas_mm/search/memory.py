@@ -37,6 +37,7 @@ def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, ke
     """
     copy = revert_sync_batchnorm(deepcopy(block)).to(device='meta', dtype=dtype).train()
     noise = torch.zeros(len(copy.candidates), device='meta')
+    copy.warm_started = False  # settling on the first batch's statistics is not part of a step, and needs data
     copy.set_active([j in kept for j in range(len(copy.candidates))], noise)
     x = torch.empty(shape, dtype=dtype, device='meta', requires_grad=True)
     owned = {t.untyped_storage()._cdata for t in (x, *copy.parameters(), *copy.buffers())}

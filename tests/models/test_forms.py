@@ -51,7 +51,7 @@ def test_a_subnet_takes_its_part_of_a_search_checkpoint(share_weights):
     search, subnet = make_block(share_weights=share_weights).eval(), fresh(share_weights=share_weights, branches=KEPT)
     search.set_active(mask_of(search, KEPT))
     assert set(subnet.state_dict()) < set(search.state_dict())
-    assert subnet.load_state_dict(search.state_dict(), strict=False).missing_keys == []
+    subnet.load_state_dict(search.state_dict())
     x = make_image(2, 4, 6, 7)
     assert torch.equal(subnet(x), search(x))
 
@@ -80,13 +80,6 @@ def test_switch_to_subnet_keeps_the_active_branches_unless_told_others():
 def test_branches_are_kept_in_one_order_whatever_order_they_are_given_in():
     block = fresh(branches=['skip', 'kxk', '1x1'])
     assert tuple(block.branches) == block.active_branches == ('1x1', 'kxk', 'skip')
-
-
-def test_a_fused_checkpoint_in_an_unfused_model_is_an_error_that_names_the_block():
-    checkpoint = in_model(fresh(deploy=True)).state_dict()
-    for form in (dict(), dict(branches=KEPT)):
-        with pytest.raises(ValueError, match=r"block 'neck\.0' fused, but .* unfused; build .* deploy=True\.$"):
-            in_model(fresh(**form)).load_state_dict(checkpoint, strict=False)
 
 
 def test_an_unfused_checkpoint_in_a_fused_model_is_an_error_that_names_the_block():

@@ -8,10 +8,11 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
+from ...models.convert import leave_shared_plain
 from ...registry import register
 from ...search.space import find_blocks
-from ..checkpoint import deploy_config, save_model
-from ..fusing import fuse_checked, fuse_model, is_fused, network_output
+from ..checkpoint import save_fused
+from ..fusing import NO_BLOCKS_HINT, fuse_checked, is_fused, network_output
 from ..runner_models import final_models, unwrap
 
 
@@ -33,10 +34,11 @@ class FuseHook(Hook):
     priority = 'VERY_LOW'
 
     def before_run(self, runner) -> None:
-        if not find_blocks(unwrap(runner.model)):
+        model = unwrap(runner.model)
+        leave_shared_plain(model)
+        if not find_blocks(model):
             raise ValueError(
-                f'FuseHook found no ODBB block in {type(unwrap(runner.model)).__name__}; use ODBBBackbone in the '
-                'config or remove the hook.'
+                f'FuseHook found no ODBB block in {type(model).__name__}; {NO_BLOCKS_HINT}, or remove the hook.'
             )
 
     def after_train(self, runner) -> None:
@@ -46,18 +48,16 @@ class FuseHook(Hook):
         loader = runner.train_dataloader
         # straight from the dataset: an InfiniteSampler cannot be iterated a second time
         batch = loader.collate_fn([loader.dataset[i] for i in range(min(8, len(loader.dataset)))])
-        difference = fuse_checked(model, partial(network_output, batch=batch))
+        fused = fuse_checked(model, partial(network_output, batch=batch))
         path = Path(osp.join(runner.work_dir, 'fused.pth'))
-        save_model(model.state_dict(), path, deploy_config(runner.cfg), epoch=runner.epoch, iter=runner.iter)
+        save_fused(model, path, runner.cfg, fused.new_biases, epoch=runner.epoch, iter=runner.iter)
         runner.logger.info(
-            f'Fused model (differs from the unfused one by {difference:.1e} of its largest output) saved to {path}'
+            f'Fused model (differs from the unfused by {fused.difference:.1e} of its largest output) saved to {path}'
         )
 
     def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
         if batch_idx > 0 or is_fused(unwrap(runner.model)):
             return
         *averages, model = final_models(runner)
-        difference = fuse_checked(model, partial(network_output, batch=data_batch))
-        for average in averages:
-            fuse_model(average)
-        runner.logger.info(f'Model fused for testing (outputs differ by {difference:.1e} of the largest)')
+        fused = fuse_checked(model, partial(network_output, batch=data_batch), *averages)
+        runner.logger.info(f'Model fused for testing (outputs differ by {fused.difference:.1e} of the largest)')

@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...models.convert import leave_shared_plain
 from ...registry import register
 from ...search.branch_search import BranchSearch
 from ...search.space import find_blocks
@@ -18,6 +19,7 @@ from ...utils.fileio import check_writable
 from ...visualization import draw_alpha
 from ..alpha_optimizer import AlphaOptimizer
 from ..export import export_search
+from ..fusing import NO_BLOCKS_HINT
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
 from ..rng import rng_state, set_rng_state
@@ -87,11 +89,13 @@ class RepNASHook(Hook):
         if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
             raise ValueError(f'RepNASHook needs one OptimWrapper for the whole model, got {type(wrapper).__name__}.')
         check_writable(runner.work_dir)
-        blocks = {n: b for n, b in find_blocks(unwrap(runner.model)).items() if getattr(b, 'searchable', False)}
+        model = unwrap(runner.model)
+        leave_shared_plain(model)
+        blocks = {name: block for name, block in find_blocks(model).items() if getattr(block, 'searchable', False)}
         if not blocks:
             raise ValueError(
-                f'RepNASHook found no block to search in {type(unwrap(runner.model)).__name__}; use ODBBBackbone '
-                'without genotype and deploy, not frozen, or remove the hook.'
+                f'RepNASHook found no block to search in {type(model).__name__}; {NO_BLOCKS_HINT}, without genotype and '
+                'deploy and not frozen, or remove the hook.'
             )
         if is_model_wrapper(runner.model) and not getattr(runner.model, 'find_unused_parameters', True):
             raise ValueError(
@@ -184,7 +188,16 @@ class RepNASHook(Hook):
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        if self.search is None or not runner._resume:
+        if self.search is None:
+            return
+        keys = checkpoint.get('state_dict', {})
+        branches = {key.split('.branches.')[0] for key in keys if '.branches.' in key}
+        if fixed := [block for block in self.search.blocks if block in branches and f'{block}.alpha' not in keys]:
+            raise ValueError(
+                f"The checkpoint holds block '{fixed[0]}' as a subnet, with nothing left to search; remove RepNASHook to "
+                'train the subnet, or start from the checkpoint of a search or of an ordinary model.'
+            )
+        if not runner._resume:
             return
         if 'repnas' not in checkpoint:
             raise ValueError(

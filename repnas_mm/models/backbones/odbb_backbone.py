@@ -1,15 +1,18 @@
 """Plain backbones of ODBB blocks: the RepVGG family (paper, Table 6) and VGG-16 in its CIFAR form."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 from mmengine.model import BaseModule, Sequential
+from mmengine.registry import MODELS
 from mmengine.utils import is_seq_of
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...registry import register
 from ...search.genotype import resolve_genotype
-from ...search.space import candidates, find_blocks
+from ...search.space import candidates, find_blocks, find_candidates
+from ..convert import to_odbb
 from ..odbb import ODBBlock
 
 # RepVGG numbers its layers from 1 after the stem; those with an even number are grouped.
@@ -26,10 +29,14 @@ _A, _B = [2, 4, 14, 1], [4, 6, 16, 1]
 
 @register('MODELS')
 class ODBBBackbone(BaseModule):
-    """A plain stack of ODBB blocks; modules are named as in mmpretrain's RepVGG.
+    """A plain stack of ODBB blocks, whose modules are named as in mmpretrain's RepVGG; or any backbone made of them.
+
+    With ``base``, the result is that backbone itself, of its own class, with every eligible convolution an
+    `ODBBConv2d`. That reaches convolutions that no ``conv_cfg`` does: DenseNet's, MobileNet's, SSD's VGG.
 
     Args:
-        arch (str | dict): A0, A1, A2, B0, B1, B2, B3, with g2 or g4 after B1, B2, B3, or VGG16; or a dict with
+        arch (str | dict, optional): A0, A1, A2, B0, B1, B2, B3, with g2 or g4 after B1, B2, B3, or VGG16; or a dict
+            with
 
             - **num_blocks** (Sequence[int]): Blocks in each stage.
             - **width_factor** (Sequence[float]): Stage i has ``int(base_channels * 2**i * width_factor[i])`` channels.
@@ -53,10 +60,19 @@ class ODBBBackbone(BaseModule):
         genotype (str | dict | Genotype, optional): Build the subnet it describes instead of the search space: a path
             to its JSON, a preset's name, a dict or a Genotype. Defaults to None.
         deploy (bool): Build the fused network; genotype and share_weights then do not matter. Defaults to False.
+        base (dict, optional): Config of another backbone, instead of ``arch``. Of the other arguments only genotype,
+            share_weights, norm_cfg, with_cp and deploy go with it; the rest, init_cfg too, belongs into ``base``.
         init_cfg (dict | list[dict], optional): Defaults to None: blocks initialize themselves as RepVGG's do.
 
     Shapes:
         (N, in_channels, H, W) -> tuple of (N, C_i, H_i, W_i), one for each of ``out_indices``.
+
+    A checkpoint has to fit in every block, also for loaders that are not strict, such as
+    ``init_cfg=dict(type='Pretrained', checkpoint='subnet.pth', prefix='backbone.')``.
+
+    Example:
+        >>> ODBBBackbone(arch='A0', genotype='genotype.json')
+        >>> ODBBBackbone(base=dict(type='mmpretrain.DenseNet', arch='121'))
     """
 
     arch_settings = {
@@ -76,6 +92,16 @@ class ODBBBackbone(BaseModule):
         'VGG16': dict(num_blocks=[2, 2, 3, 3, 3], width_factor=[1, 1, 1, 1, 0.5], pool=True),
     }
     arch_keys = {'num_blocks', 'width_factor', 'group_layer_map', 'stem_channels', 'strides', 'pool'}
+
+    def __new__(cls, *args, base: dict | None = None, **kwargs):
+        if base is None:
+            return super().__new__(cls)
+        if args or (unknown := sorted(kwargs.keys() - {'genotype', 'share_weights', 'norm_cfg', 'with_cp', 'deploy'})):
+            raise ValueError(
+                f"ODBBBackbone takes '{'arch' if args else unknown[0]}' or base, not both; put what the backbone "
+                'itself needs into base.'
+            )
+        return _convert(MODELS.build(base), **kwargs)
 
     def __init__(
         self,
@@ -184,6 +210,18 @@ class ODBBBackbone(BaseModule):
                 outs.append(x)
         return tuple(outs)
 
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        found = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+        blocks = find_blocks(self)
+        missing = [name for name in blocks if not any(key.startswith(f'{name}.') for key in found)]
+        unknown = [k for k in found if k.startswith('stage_') and not any(k.startswith(f'{n}.') for n in blocks)]
+        # inside a larger model a checkpoint may lack the whole backbone
+        if unknown or (missing and (not prefix or len(missing) < len(blocks))):
+            what = f"has no block '{prefix}{missing[0]}'" if missing else f"has '{prefix}{min(unknown)}', the model not"
+            hint = " (for a whole model's checkpoint, give init_cfg prefix='backbone.')" if not prefix else ''
+            raise ValueError(f'The checkpoint {what}; it is of another arch{hint}.')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _freeze_stages(self) -> None:
         frozen = ['stem', *self.stages][: self.frozen_stages + 1]
         for module in map(self.get_submodule, frozen):
@@ -209,3 +247,23 @@ class ODBBBackbone(BaseModule):
         """Fuse every block into one convolution, in place."""
         for block in find_blocks(self).values():
             block.switch_to_deploy()
+
+
+def _convert(
+    backbone: nn.Module,
+    genotype=None,
+    share_weights: bool | None = None,
+    norm_cfg: dict = dict(type='BN'),
+    with_cp: bool = False,
+    deploy: bool = False,
+) -> nn.Module:
+    """``backbone`` with ODBB blocks for convolutions, in the form that the other arguments say."""
+    if deploy:
+        return to_odbb(backbone, deploy=True)
+    if genotype is not None:
+        genotype = resolve_genotype(genotype, find_candidates(to_odbb(deepcopy(backbone))))
+        share_weights = genotype.share_weights if share_weights is None else share_weights
+    to_odbb(backbone, share_weights=share_weights is not False, norm_cfg=norm_cfg, with_cp=with_cp)
+    if genotype is not None:
+        genotype.apply_to(backbone)
+    return backbone
