@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from repnas_mm.engine.checkpoint import build_model, load_file
+from repnas_mm.engine.checkpoint import build_model, load_file, source_meta
 from repnas_mm.engine.export import export_search
 from repnas_mm.engine.recalibrate import recalibrate
 from repnas_mm.utils import check_writable
@@ -41,7 +41,7 @@ def main(argv=None) -> None:
         set_loader_defaults(cfg)
         recalibrate(model, Runner.build_dataloader(cfg.train_dataloader, seed=0), logger=None)
     source = dict(config=Path(args.config).name, checkpoint=Path(args.checkpoint).name)
-    genotype = export_search(model, args.out_dir, cfg, source)
+    genotype = export_search(model, args.out_dir, cfg, source, **source_meta(checkpoint))
     print(f'{genotype} in {args.out_dir}: genotype.json, genotype.png, genotype.svg, subnet.pth, subnet.py')
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, save_fused, save_model
+from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, save_fused, save_model, source_meta
 from repnas_mm.engine.fusing import fuse_checked, is_fused, raw_output
 from repnas_mm.engine.repvgg_format import to_repvgg
 from repnas_mm.search import find_blocks
@@ -35,16 +35,17 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     args = parse_args(argv)
     cfg = Config.fromfile(args.config)
-    model = build_model(cfg, load_file(args.checkpoint))
+    checkpoint = load_file(args.checkpoint)
+    model = build_model(cfg, checkpoint)
     if find_blocks(model) and is_fused(model):
         raise ValueError(f"Checkpoint '{args.checkpoint}' is fused already.")
     images = torch.randn(2, *args.shape, generator=torch.Generator().manual_seed(0))
     fused = fuse_checked(model, partial(raw_output, inputs=images))
     if args.repvgg_keys:
         state, stock_cfg = to_repvgg(model.state_dict(), deploy_config(cfg))
-        save_model(state, args.out, stock_cfg)
+        save_model(state, args.out, stock_cfg, **source_meta(checkpoint))
     else:
-        save_fused(model, args.out, cfg, fused.new_biases)
+        save_fused(model, args.out, cfg, fused.new_biases, **source_meta(checkpoint))
     print(f'Fused checkpoint: {args.out}, its config: {args.out.with_suffix(".py")}')
     print(f'Largest difference to the unfused model: {fused.difference:.1e} of the largest output')
 

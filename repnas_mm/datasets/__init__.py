@@ -1,3 +1,4 @@
+from .coco_digits import write_coco_digits
 from .digits import Digits
 
-__all__ = ['Digits']
+__all__ = ['Digits', 'write_coco_digits']

@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from ..models.convert import leave_shared_plain
 from ..search.genotype import Genotype
 from ..utils.fileio import atomic_write, save_atomic
 from ..version import __version__
@@ -56,12 +57,26 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
     model = MODELS.build(model_cfg)
+    leave_shared_plain(model)
     try:
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as e:
         reason = ' '.join(str(e).split())[:400]
         raise ValueError(f'The checkpoint does not fit the model of the config: {reason}') from e
     return model
+
+
+def run_meta(runner) -> dict:
+    """What a checkpoint's ``meta`` says of the run; inferencers take the names of the classes from it."""
+    return dict(
+        epoch=runner.epoch, iter=runner.iter, dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', {})
+    )
+
+
+def source_meta(checkpoint: Mapping) -> dict:
+    """The part of `run_meta` in a checkpoint, for one made from it."""
+    meta = checkpoint.get('meta', {})
+    return {key: meta[key] for key in ('epoch', 'iter', 'dataset_meta') if key in meta}
 
 
 def save_model(state_dict: Mapping, path: Path, cfg: Config, **meta) -> None:

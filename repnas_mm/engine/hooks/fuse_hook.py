@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from ...models.convert import leave_shared_plain
 from ...registry import register
 from ...search.space import find_blocks
-from ..checkpoint import save_fused
+from ..checkpoint import run_meta, save_fused
 from ..fusing import NO_BLOCKS_HINT, fuse_checked, is_fused, network_output
 from ..runner_models import final_models, unwrap
 
@@ -50,7 +50,7 @@ class FuseHook(Hook):
         batch = loader.collate_fn([loader.dataset[i] for i in range(min(8, len(loader.dataset)))])
         fused = fuse_checked(model, partial(network_output, batch=batch))
         path = Path(osp.join(runner.work_dir, 'fused.pth'))
-        save_fused(model, path, runner.cfg, fused.new_biases, epoch=runner.epoch, iter=runner.iter)
+        save_fused(model, path, runner.cfg, fused.new_biases, **run_meta(runner))
         runner.logger.info(
             f'Fused model (differs from the unfused by {fused.difference:.1e} of its largest output) saved to {path}'
         )

@@ -18,6 +18,7 @@ from ...search.space import find_blocks
 from ...utils.fileio import check_writable
 from ...visualization import draw_alpha
 from ..alpha_optimizer import AlphaOptimizer
+from ..checkpoint import run_meta
 from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT
 from ..input_shapes import input_shapes
@@ -94,8 +95,8 @@ class RepNASHook(Hook):
         blocks = {name: block for name, block in find_blocks(model).items() if getattr(block, 'searchable', False)}
         if not blocks:
             raise ValueError(
-                f'RepNASHook found no block to search in {type(model).__name__}; {NO_BLOCKS_HINT}, without genotype and '
-                'deploy and not frozen, or remove the hook.'
+                f'RepNASHook found no block to search in {type(model).__name__}; {NO_BLOCKS_HINT}, without genotype '
+                'and deploy and not frozen, or remove the hook.'
             )
         if is_model_wrapper(runner.model) and not getattr(runner.model, 'find_unused_parameters', True):
             raise ValueError(
@@ -194,8 +195,8 @@ class RepNASHook(Hook):
         branches = {key.split('.branches.')[0] for key in keys if '.branches.' in key}
         if fixed := [block for block in self.search.blocks if block in branches and f'{block}.alpha' not in keys]:
             raise ValueError(
-                f"The checkpoint holds block '{fixed[0]}' as a subnet, with nothing left to search; remove RepNASHook to "
-                'train the subnet, or start from the checkpoint of a search or of an ordinary model.'
+                f"The checkpoint holds block '{fixed[0]}' as a subnet, with nothing left to search; remove RepNASHook "
+                'to train the subnet, or start from the checkpoint of a search or of an ordinary model.'
             )
         if not runner._resume:
             return
@@ -233,8 +234,7 @@ class RepNASHook(Hook):
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
-        meta = dict(epoch=runner.epoch, iter=runner.iter)
-        genotype = export_search(models[0], folder, runner.cfg, self._source(runner), **meta)
+        genotype = export_search(models[0], folder, runner.cfg, self._source(runner), **run_meta(runner))
         runner.logger.info(
             f'{genotype} saved to {folder / "genotype.json"}, picture to {folder / "genotype.png"}, '
             f'multi-branch subnet to {folder / "subnet.pth"}'
