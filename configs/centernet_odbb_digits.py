@@ -1,4 +1,4 @@
-# CenterNet searched on the detection task itself, on an embedded COCO of digit scans: about ten minutes on two CPU cores.
+# CenterNet searched on the detection task itself: an embedded COCO of digit scans, ten minutes on two CPU cores.
 # First: python tools/make_coco_digits.py data/coco_digits
 _base_ = ['mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py', './_base_/repnas.py']
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from weakref import ref
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..search.space import find_blocks
@@ -35,7 +35,12 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
         sources[name].add(block if alive() is x and x._version == version else '')
 
     handles = [b.register_forward_hook(lambda *a, name=n: leave_block(name, a[2])) for n, b in blocks.items()]
-    handles += [m.register_forward_pre_hook(lambda *a, name=n: enter_norm(name, a[1][0])) for n, m in norms.items()]
+    handles += [
+        m.register_forward_pre_hook(
+            lambda _, args, kwargs, name=n: enter_norm(name, *args, *kwargs.values()), with_kwargs=True
+        )
+        for n, m in norms.items()
+    ]
     following: dict[str, list[str]] = {}
     try:
         yield following
@@ -58,7 +63,7 @@ def fold_biases(model: nn.Module, without_bias: list[str], following: Mapping[st
         following: Of `watch_norms`.
 
     Returns:
-        Names of convolutions that have to keep their bias, because no norm follows.
+        Names of convolutions that keep their bias, because no norm follows.
     """
     kept = []
     for name in without_bias:
@@ -71,3 +76,11 @@ def fold_biases(model: nn.Module, without_bias: list[str], following: Mapping[st
             norm.running_mean -= conv.bias
         conv.bias = None
     return kept
+
+
+@torch.no_grad()
+def unfold_bias(model: nn.Module, name: str, bias: Tensor, following: Mapping[str, list[str]]) -> None:
+    """Undo `fold_biases` for one convolution."""
+    model.get_submodule(name).bias = bias
+    for norm in following[name]:
+        model.get_submodule(norm).running_mean += bias

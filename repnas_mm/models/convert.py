@@ -30,15 +30,13 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
         ValueError: if no convolution is eligible.
     """
     names = _names_by_module(model)
+    for conv, used in names.items():
+        if len(used) > 1 and _is_eligible(conv):
+            _log_shared(used)
     found = False
     for parent in list(model.modules()):
         for name, conv in list(parent._modules.items()):
-            if type(conv) not in _CONVOLUTIONS:
-                continue
-            if not eligible(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode):
-                continue
-            if len(names[conv]) > 1:
-                _log_shared(names[conv])
+            if len(names.get(conv, ())) != 1 or not _is_eligible(conv):
                 continue
             found = True
             new = ODBBConv2d(
@@ -69,6 +67,12 @@ def leave_shared_plain(model: nn.Module) -> None:
         if len(names) > 1 and isinstance(module, ODBBConv2d):
             _log_shared(names)
             module.switch_to_plain()
+
+
+def _is_eligible(module: nn.Module) -> bool:
+    return type(module) in _CONVOLUTIONS and eligible(
+        module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
+    )
 
 
 def _names_by_module(model: nn.Module) -> dict[nn.Module, list[str]]:

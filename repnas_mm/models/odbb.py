@@ -189,7 +189,8 @@ class ODBBlock(BaseModule):
         """
         branch = self.branches[CARRIER]
         if branch.norm.training:
-            y = branch.linear(x, self.weight, BlockCall(self._padding(x))).float()
+            y = branch.linear(x, self.weight, BlockCall(self._padding(x)))
+            y = y.to(torch.promote_types(y.dtype, torch.float32))
             var, mean = (moment.double() for moment in torch.var_mean(y, (0, 2, 3), correction=0))
             moments = torch.stack([mean, var + mean.square()])
             all_reduce(moments, 'mean')  # parameters must stay equal on all ranks
@@ -261,6 +262,8 @@ class ODBBlock(BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         eps = 1e-5 if self.deploy else next(iter(self.branches.values())).norm.eps
         plain = pop_plain(state_dict, prefix, self.groups, eps)
+        if any(key.startswith(f'{prefix}branches.') for key in state_dict):
+            self.warm_started = False  # a resume: the first batch has long passed
         if plain is not None:
             state_dict.update({prefix + key: value for key, value in self._from_plain(prefix, *plain).items()})
         self._check_fits(state_dict, prefix)

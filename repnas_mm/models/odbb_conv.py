@@ -65,7 +65,8 @@ class ODBBConv2d(ODBBlock):
         shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         conv = Conv2dAdaptivePadding(*shape) if adaptive_padding else nn.Conv2d(*shape, padding_mode)
         if block and not bias:
-            conv.register_load_state_dict_pre_hook(_accept_bias)
+            # the public name is of torch 2.5
+            conv._register_load_state_dict_pre_hook(_accept_bias, with_module=True)
         return conv
 
     def __init__(
@@ -174,4 +175,4 @@ def _accept_bias(conv: nn.Conv2d, state_dict: dict, prefix: str, *_) -> None:
     """Give ``conv`` the bias that its checkpoint has and the stock layer has not: no norm could take it."""
     bias = state_dict.get(f'{prefix}bias')
     if bias is not None and conv.bias is None:
-        conv.bias = nn.Parameter(conv.weight.new_zeros(bias.shape))
+        conv.bias = nn.Parameter(conv.weight.new_zeros(bias.shape), conv.weight.requires_grad)

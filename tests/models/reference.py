@@ -20,12 +20,15 @@ def eq5_crop(kernel, height, width):
 class Reference:
     """Copies of a block's parameters (leaves, with gradients of their own) and BN statistics, under the block's names.
 
+    Args:
+        padding: Zero pixels (left, right, top, bottom) for the K×K window. Defaults to K // 2 everywhere.
+
     Attributes:
         parameters: Name -> parameter; ``.grad`` is filled by backward.
         statistics: Name -> running statistics, updated by a forward in training mode.
     """
 
-    def __init__(self, block):
+    def __init__(self, block, padding=None):
         self.in_channels, self.out_channels = block.in_channels, block.out_channels
         self.k, self.stride, self.groups, self.shared = (
             block.kernel_size,
@@ -33,6 +36,7 @@ class Reference:
             block.groups,
             block.share_weights,
         )
+        self.padding = (self.k // 2,) * 4 if padding is None else padding
         self.parameters = {n: p.detach().double().clone().requires_grad_() for n, p in block.named_parameters()}
         self.statistics = {n: b.double().clone() for n, b in block.named_buffers() if 'running' in n}
 
@@ -42,24 +46,26 @@ class Reference:
 
     def linear(self, name, x, training):
         k, s, groups = self.k, self.stride, self.groups
+        zeros = torch.zeros(self.in_channels, dtype=torch.float64)
         if name == 'skip':
-            return x
-        if name == '1x1':
-            return F.conv2d(x, self.kernel(name, 1, 1), stride=s, groups=groups)
-        if name == 'kxk':
-            return F.conv2d(x, self.kernel(name, k, k), stride=s, padding=(k // 2, k // 2), groups=groups)
-        if name == '1xk':
-            return F.conv2d(x, self.kernel(name, 1, k), stride=s, padding=(0, k // 2), groups=groups)
-        if name == 'kx1':
-            return F.conv2d(x, self.kernel(name, k, 1), stride=s, padding=(k // 2, 0), groups=groups)
+            return self.under_centers(self.pad(x, zeros), 1, 1)
+        if name in ('1x1', 'kxk', '1xk', 'kx1'):
+            height, width = (k if side == 'k' else 1 for side in name.split('x'))
+            seen = self.under_centers(self.pad(x, zeros), height, width)
+            return F.conv2d(seen, self.kernel(name, height, width), stride=s, groups=groups)
         if name == '1x1_avg':
             y = F.conv2d(x, self.kernel(name, 1, 1), groups=groups)
-            return self.average_pool(self.pad_border(name, self.inner_norm(name, y, training)))
+            return self.average_pool(self.pad(self.inner_norm(name, y, training), self.border(name)))
         if name == '1x1_kxk':
             y = F.conv2d(x, self.first_kernel(), groups=groups)
-            y = self.pad_border(name, self.inner_norm(name, y, training))
+            y = self.pad(self.inner_norm(name, y, training), self.border(name))
             return F.conv2d(y, self.kernel(name, k, k), stride=s, groups=groups)
         raise KeyError(name)
+
+    def under_centers(self, padded, height, width):
+        """What a ``height`` × ``width`` window sees of the padded image when its center moves as the K×K one's does."""
+        rows, cols = (self.k - height) // 2, (self.k - width) // 2
+        return padded[:, :, rows : padded.shape[2] - rows, cols : padded.shape[3] - cols]
 
     def kernel(self, name, height, width):
         """The branch's own kernel, or Eq. 5's crop of the shared one."""
@@ -100,15 +106,18 @@ class Reference:
         statistics = (self.statistics[f'branches.{name}.running_{s}'] for s in ('mean', 'var'))
         return self.parameters[f'branches.{name}.weight'], self.parameters[f'branches.{name}.bias'], *statistics
 
-    def pad_border(self, name, y):
-        """K // 2 pixels of the inner BN's answer to zero, with the running statistics as they stand now."""
+    def border(self, name):
+        """The inner BN's answer to zero, with the running statistics as they stand now: a value a channel."""
         gamma, beta, mean, var = (t.detach() for t in self.bn(f'{name}.inner_norm'))
-        border = beta - mean * gamma / (var + EPS).sqrt()
-        (n, c, h, w), p = y.shape, self.k // 2
-        padded = torch.empty(n, c, h + 2 * p, w + 2 * p, dtype=torch.float64)
+        return beta - mean * gamma / (var + EPS).sqrt()
+
+    def pad(self, y, border):
+        """The K×K window's padding, filled with ``border``."""
+        (n, c, h, w), (left, right, top, bottom) = y.shape, self.padding
+        padded = torch.empty(n, c, top + h + bottom, left + w + right, dtype=torch.float64)
         for channel in range(c):
             padded[:, channel] = border[channel]
-        padded[:, :, p : p + h, p : p + w] = y
+        padded[:, :, top : top + h, left : left + w] = y
         return padded
 
     def average_pool(self, y):

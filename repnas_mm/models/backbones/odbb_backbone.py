@@ -105,7 +105,7 @@ class ODBBBackbone(BaseModule):
 
     def __init__(
         self,
-        arch: str | dict,
+        arch: str | dict | None = None,
         in_channels: int = 3,
         base_channels: int = 64,
         kernel_size: int = 3,
@@ -119,6 +119,7 @@ class ODBBBackbone(BaseModule):
         genotype=None,
         deploy: bool = False,
         init_cfg: dict | list | None = None,
+        base: None = None,  # with one, __new__ returns another class
     ):
         super().__init__(init_cfg)
         arch = self._check_arch(arch)
@@ -167,7 +168,7 @@ class ODBBBackbone(BaseModule):
                 raise ValueError(f"Unknown arch '{arch}'; known are {', '.join(cls.arch_settings)}, or pass a dict.")
             return cls.arch_settings[arch]
         if not isinstance(arch, Mapping):
-            raise TypeError(f'arch must be a name or a dict, got {arch!r}.')
+            raise TypeError(f'arch of ODBBBackbone must be a name or a dict, got {arch!r}; or give base.')
         for key in ('num_blocks', 'width_factor'):
             if key not in arch:
                 raise ValueError(f"arch={dict(arch)} has no '{key}'.")

@@ -1,0 +1,166 @@
+"""From a search on classification to a fused detector, on embedded data, about 15 minutes on two CPU cores.
+
+Searches on the digit scans, trains CenterNet on the embedded COCO from the subnet that was found, fuses it and tests
+it unfused and fused. `--compare` also trains, on the detector's schedule from scratch, the hand-made `plain` and
+`repvgg` networks and a search on the detection task itself (another half an hour). What has finished is not run again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+
+from repnas_mm.datasets import write_coco_digits
+from repnas_mm.utils import atomic_write
+from repnas_mm.utils.cli import set_loader_defaults
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+SEARCH, DETECTOR = 'odbb_digits', 'centernet_odbb_digits'
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_detection'))
+    parser.add_argument('--data', type=Path, default=Path('data/coco_digits'), help='made if it does not exist')
+    parser.add_argument('--compare', action='store_true', help='also train plain, repvgg and a search from scratch')
+    for task in ('search', 'detector'):
+        parser.add_argument(
+            f'--{task}-options',
+            nargs='+',
+            action=DictAction,
+            metavar='KEY=VALUE',
+            help=f'settings of the {task} config',
+        )
+    return parser.parse_args(argv)
+
+
+def detector_config(args: argparse.Namespace, **backbone) -> Config:
+    """configs/centernet_odbb_digits.py; given arguments of the backbone, it trains that network without a search."""
+    cfg = Config.fromfile(CONFIGS / f'{DETECTOR}.py')
+    annotations = {'train': 'train2017', 'val': 'val2017', 'test': 'val2017'}
+    for split, name in annotations.items():
+        cfg[f'{split}_dataloader'].dataset.data_root = str(args.data)
+        if split != 'train':
+            cfg[f'{split}_evaluator'].ann_file = str(args.data / 'annotations' / f'instances_{name}.json')
+    if args.detector_options:
+        cfg.merge_from_dict(args.detector_options)
+    if backbone:
+        cfg.model.backbone.update(backbone)
+        cfg.custom_hooks = [dict(type='FuseHook')]
+        cfg.find_unused_parameters = False
+    return cfg
+
+
+def search_config(args: argparse.Namespace) -> Config:
+    """configs/odbb_digits.py with the detector's backbone, on color images four times as large."""
+    cfg = Config.fromfile(CONFIGS / f'{SEARCH}.py')
+    set_loader_defaults(cfg)
+    cfg.model.backbone = detector_config(args).model.backbone
+    cfg.custom_hooks[0].num_branches = 23
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.channels = 3
+        loader.dataset.pipeline[0].scale = 32
+    cfg.train_dataloader.dataset.pipeline[1].update(crop_size=32, padding=2)
+    if args.search_options:
+        cfg.merge_from_dict(args.search_options)
+    return cfg
+
+
+def train(cfg: Config, folder: Path) -> None:
+    """Train into ``folder``, unless that is done."""
+    if (folder / 'fused.pth').exists():
+        print(f'{folder} is done already', flush=True)
+        return
+    cfg.work_dir = str(folder)
+    Runner.from_cfg(cfg).train()
+
+
+def average_precision(config: Path, checkpoint: Path, folder: Path) -> float:
+    """Box AP of a checkpoint as it is."""
+    cfg = Config.fromfile(config)
+    cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], str(checkpoint), str(folder)
+    cfg.experiment_name = f'{folder.name}_{checkpoint.stem}'
+    return Runner.from_cfg(cfg).test()['coco/bbox_mAP']
+
+
+def evaluate(folder: Path) -> dict[str, float]:
+    """AP of what a training left in ``folder``, unfused and fused."""
+    result = folder / 'ap.json'
+    if not result.exists():
+        unfused = folder / 'subnet.py', folder / 'subnet.pth'
+        if not unfused[1].exists():  # trained without a search
+            unfused = folder / f'{DETECTOR}.py', Path((folder / 'last_checkpoint').read_text().strip())
+        ap = dict(
+            unfused=average_precision(*unfused, folder / 'test'),
+            fused=average_precision(folder / 'fused.py', folder / 'fused.pth', folder / 'test'),
+        )
+        with atomic_write(result) as f:
+            f.write(json.dumps(ap).encode())
+    return json.loads(result.read_text())
+
+
+def draw(folder: Path, data: Path, out: Path, count: int = 4, zoom: int = 3) -> None:
+    """Validation images with their annotations (left of each pair) and the fused detector's detections (right)."""
+    detector = init_detector(str(folder / 'fused.py'), str(folder / 'fused.pth'), device='cpu')
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = detector.dataset_meta
+    coco = COCO(str(data / 'annotations' / 'instances_val2017.json'))
+    pairs = []
+    for info in coco.load_imgs(coco.get_img_ids()[:count]):
+        path = data / 'val2017' / info['file_name']
+        sample = inference_detector(detector, str(path))
+        sample.gt_instances = InstanceData()
+        annotations = coco.load_anns(coco.get_ann_ids(img_ids=[info['id']]))
+        boxes = torch.tensor([a['bbox'] for a in annotations])
+        sample.gt_instances.bboxes = zoom * torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        sample.gt_instances.labels = torch.tensor([a['category_id'] - 1 for a in annotations])
+        sample.pred_instances.bboxes *= zoom
+        image = mmcv.imrescale(mmcv.imread(path, channel_order='rgb'), float(zoom))
+        visualizer.add_datasample('detections', image, sample, pred_score_thr=0.3)
+        pairs.append(visualizer.get_image())
+    mmcv.imwrite(np.vstack([np.hstack(pairs[i : i + 2]) for i in range(0, count, 2)])[..., ::-1], str(out))
+
+
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    if not args.data.exists():
+        write_coco_digits(args.data)
+    search, transfer = args.work_dir / 'search', args.work_dir / 'transfer'
+    print('[1] search on classification', flush=True)
+    train(search_config(args), search)
+    print('[2] detector from the subnet found', flush=True)
+    start = dict(
+        genotype=str(search / 'genotype.json'),
+        init_cfg=dict(type='Pretrained', checkpoint=str(search / 'subnet.pth'), prefix='backbone.'),
+    )
+    train(detector_config(args, **start), transfer)
+    rows = {'searched on classification, transferred': transfer}
+    if args.compare:
+        for name, title, backbone in (
+            ('search_on_detection', 'searched on detection', {}),
+            ('plain', 'plain', dict(genotype='plain')),
+            ('repvgg', 'repvgg', dict(genotype='repvgg')),
+        ):
+            print(f'[{len(rows) + 2}] {title}, from scratch', flush=True)
+            train(detector_config(args, **backbone), args.work_dir / name)
+            rows[f'{title}, from scratch'] = args.work_dir / name
+    results = {title: evaluate(folder) for title, folder in rows.items()}
+    picture = args.work_dir / 'detections.png'
+    draw(transfer, args.data, picture)
+    print(f'\n{"backbone":<42}{"AP unfused":>12}{"AP fused":>12}')
+    for title, ap in results.items():
+        print(f'{title:<42}{ap["unfused"]:>12.3f}{ap["fused"]:>12.3f}')
+    print(f'\npicture of the detections: {picture}')
+
+
+if __name__ == '__main__':
+    main()
