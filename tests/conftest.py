@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from repnas_mm.utils.cli import set_loader_defaults
@@ -14,6 +15,13 @@ from repnas_mm.utils.cli import set_loader_defaults
 ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_scope_left_behind():
+    """A test that builds a detector leaves mmdet's scope to the next, as a runner does."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 class Stop(Exception):

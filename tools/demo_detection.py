@@ -10,18 +10,19 @@ import json
 from pathlib import Path
 
 import mmcv
-import numpy as np
 import torch
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.visualization import DetLocalVisualizer
+from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmengine.structures import InstanceData
 
 from repnas_mm.datasets import write_coco_digits
+from repnas_mm.engine.checkpoint import load_file
 from repnas_mm.utils import atomic_write
 from repnas_mm.utils.cli import set_loader_defaults
+from repnas_mm.visualization import draw_boxes
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 SEARCH, DETECTOR = 'odbb_digits', 'centernet_odbb_digits'
@@ -61,11 +62,11 @@ def detector_config(args: argparse.Namespace, **backbone) -> Config:
 
 
 def search_config(args: argparse.Namespace) -> Config:
-    """configs/odbb_digits.py with the detector's backbone, on color images four times as large."""
-    cfg = Config.fromfile(CONFIGS / f'{SEARCH}.py')
+    """configs/odbb_digits.py with the detector's backbone and its normalization, on color images of 32 pixels."""
+    cfg, detector = Config.fromfile(CONFIGS / f'{SEARCH}.py'), detector_config(args)
     set_loader_defaults(cfg)
-    cfg.model.backbone = detector_config(args).model.backbone
-    cfg.custom_hooks[0].num_branches = 23
+    cfg.model.backbone = detector.model.backbone
+    cfg.model.data_preprocessor.update({key: detector.model.data_preprocessor[key] for key in ('mean', 'std')})
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.channels = 3
         loader.dataset.pipeline[0].scale = 32
@@ -76,18 +77,35 @@ def search_config(args: argparse.Namespace) -> Config:
 
 
 def train(cfg: Config, folder: Path) -> None:
-    """Train into ``folder``, unless that is done."""
+    """Train into ``folder``: from its last checkpoint if it was interrupted, and not at all if it is done."""
     if (folder / 'fused.pth').exists():
         print(f'{folder} is done already', flush=True)
         return
-    cfg.work_dir = str(folder)
+    cfg.work_dir, cfg.resume = str(folder), True
     Runner.from_cfg(cfg).train()
+
+
+def count_taken_over(cfg: Config, checkpoint: Path) -> int:
+    """How many tensors a fresh detector's backbone takes from ``checkpoint``.
+
+    Raises:
+        ValueError: if it is not all of them; MMEngine itself only logs what does not fit.
+    """
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    source = load_file(checkpoint)['state_dict']
+    state = {f'backbone.{name}': value for name, value in model.backbone.state_dict().items()}
+    for name, value in state.items():
+        if name not in source or not torch.equal(value, source[name]):
+            raise ValueError(f"'{name}' of the detector did not come from '{checkpoint}'.")
+    return len(state)
 
 
 def average_precision(config: Path, checkpoint: Path, folder: Path) -> float:
     """Box AP of a checkpoint as it is."""
     cfg = Config.fromfile(config)
-    cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], str(checkpoint), str(folder)
+    cfg.custom_hooks, cfg.load_from, cfg.resume, cfg.work_dir = [], str(checkpoint), False, str(folder)
     cfg.experiment_name = f'{folder.name}_{checkpoint.stem}'
     return Runner.from_cfg(cfg).test()['coco/bbox_mAP']
 
@@ -108,26 +126,24 @@ def evaluate(folder: Path) -> dict[str, float]:
     return json.loads(result.read_text())
 
 
-def draw(folder: Path, data: Path, out: Path, count: int = 4, zoom: int = 3) -> None:
-    """Validation images with their annotations (left of each pair) and the fused detector's detections (right)."""
+def draw(folder: Path, data: Path, out: Path, count: int = 5, threshold: float = 0.3) -> None:
+    """The first validation images with their annotations (above) and the fused detector's detections (below)."""
     detector = init_detector(str(folder / 'fused.py'), str(folder / 'fused.pth'), device='cpu')
-    visualizer = DetLocalVisualizer()
-    visualizer.dataset_meta = detector.dataset_meta
+    names = detector.dataset_meta['classes']
     coco = COCO(str(data / 'annotations' / 'instances_val2017.json'))
-    pairs = []
+    images, annotated, detected = [], [], []
     for info in coco.load_imgs(coco.get_img_ids()[:count]):
         path = data / 'val2017' / info['file_name']
-        sample = inference_detector(detector, str(path))
-        sample.gt_instances = InstanceData()
-        annotations = coco.load_anns(coco.get_ann_ids(img_ids=[info['id']]))
-        boxes = torch.tensor([a['bbox'] for a in annotations])
-        sample.gt_instances.bboxes = zoom * torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-        sample.gt_instances.labels = torch.tensor([a['category_id'] - 1 for a in annotations])
-        sample.pred_instances.bboxes *= zoom
-        image = mmcv.imrescale(mmcv.imread(path, channel_order='rgb'), float(zoom))
-        visualizer.add_datasample('detections', image, sample, pred_score_thr=0.3)
-        pairs.append(visualizer.get_image())
-    mmcv.imwrite(np.vstack([np.hstack(pairs[i : i + 2]) for i in range(0, count, 2)])[..., ::-1], str(out))
+        images.append(mmcv.imread(path, channel_order='rgb'))
+        boxes = [(a['bbox'], coco.cats[a['category_id']]['name']) for a in coco.imgToAnns[info['id']]]
+        annotated.append([((x, y, x + w, y + h), name) for (x, y, w, h), name in boxes])
+        found = inference_detector(detector, str(path)).pred_instances
+        found = found[found.scores > threshold]
+        labels = (f'{names[label]} {score:.2f}' for label, score in zip(found.labels, found.scores))
+        detected.append(list(zip(found.bboxes.tolist(), labels)))
+    figure = draw_boxes(images, {'annotations': annotated, 'fused detector': detected})
+    with atomic_write(out) as f:
+        figure.savefig(f, format='png')
 
 
 def main(argv=None) -> None:
@@ -142,7 +158,10 @@ def main(argv=None) -> None:
         genotype=str(search / 'genotype.json'),
         init_cfg=dict(type='Pretrained', checkpoint=str(search / 'subnet.pth'), prefix='backbone.'),
     )
-    train(detector_config(args, **start), transfer)
+    cfg = detector_config(args, **start)
+    tensors = count_taken_over(cfg, search / 'subnet.pth')
+    print(f'all {tensors} tensors of the backbone come from {search / "subnet.pth"}', flush=True)
+    train(cfg, transfer)
     rows = {'searched on classification, transferred': transfer}
     if args.compare:
         for name, title, backbone in (

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .scans import load_scans
+from .scans import SPLITS, load_scans
 
 CLASSES = tuple('0123456789')
 #: Digits an image gets, fewest and most; one that finds no place is left out.
@@ -18,14 +18,14 @@ DIGITS = (3, 8)
 HEIGHTS = (14, 48)
 #: Smallest part of a digit's ink that stays visible under the digits drawn over it.
 VISIBLE = 0.7
-#: Smallest difference in luminance, of 255, between ink and what it is drawn on.
-CONTRAST = 80
+#: Ink is lighter than the texture behind it, by at least this luminance, of 255.
+CONTRAST = 90
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _FOLDERS = dict(train='train2017', test='val2017')
 
 
 def write_coco_digits(
-    folder: str | Path, num_train: int = 1000, num_val: int = 200, image_size: int = 128, seed: int = 0
+    folder: str | Path, num_train: int = 2000, num_val: int = 200, image_size: int = 128, seed: int = 0
 ) -> None:
     """Write images and annotations as the 2017 edition of COCO has them.
 
@@ -85,7 +85,7 @@ def _write_images(folder: Path, split: str, count: int, size: int, seed: int) ->
     scans, labels = load_scans(split)
     images, annotations = [], []
     for image_id in range(1, count + 1):
-        rng = np.random.default_rng([seed, len(split), image_id])
+        rng = np.random.default_rng([seed, SPLITS.index(split), image_id])
         canvas, boxes = draw_scene(rng, scans, size)
         name = f'{image_id:012d}.jpg'
         Image.fromarray(canvas).save(folder / name, quality=95)
@@ -123,7 +123,8 @@ def draw_scene(rng: np.random.Generator, scans: np.ndarray, size: int) -> tuple[
         The image, (size, size, 3) uint8 RGB, and for each digit, lowest first, the index of its scan and its box
         (x, y, width, height) in pixels.
     """
-    canvas = texture(rng, size)
+    background = texture(rng, size)
+    canvas = background.copy()
     owner = np.full((size, size), -1)  # the digit whose ink is on top
     drawn, full = [], []  # scan and number of ink pixels of each digit
     for _ in range(rng.integers(DIGITS[0], DIGITS[1] + 1)):
@@ -134,7 +135,7 @@ def draw_scene(rng: np.random.Generator, scans: np.ndarray, size: int) -> tuple[
         if place is None:
             continue
         owner[place][ink] = len(drawn)
-        color = ink_color(rng, canvas[place][ink].mean(axis=0))
+        color = ink_color(rng, background[place][ink].mean(axis=0))
         canvas[place] += opacity[..., None] * (color - canvas[place])
         drawn.append(scan)
         full.append(int(ink.sum()))
@@ -143,8 +144,8 @@ def draw_scene(rng: np.random.Generator, scans: np.ndarray, size: int) -> tuple[
 
 
 def texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A colored canvas of smooth noise at several scales, (size, size, 3) float in 0 to 255."""
-    canvas = np.broadcast_to(rng.uniform(40, 215, 3), (size, size, 3)).copy()
+    """A dark canvas, colored by smooth noise at several scales, (size, size, 3) float in 0 to 255."""
+    canvas = np.broadcast_to(rng.uniform(20, 100, 3), (size, size, 3)).copy()
     for cells, amplitude in ((2, 20), (4, 15), (size // 8, 10), (size // 3, 8)):
         for channel in range(3):
             grid = Image.fromarray(rng.normal(0, amplitude, (cells, cells)).astype(np.float32))
@@ -170,10 +171,10 @@ def scale_ink(scan: np.ndarray, height: int) -> np.ndarray:
 
 
 def ink_color(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
-    """A random RGB color that differs from ``background`` by `CONTRAST` in luminance."""
+    """A random RGB color that is lighter than ``background`` by `CONTRAST`."""
     while True:
         color = rng.uniform(0, 255, 3)
-        if abs((color - background) @ _LUMINANCE) >= CONTRAST:
+        if (color - background) @ _LUMINANCE >= CONTRAST:
             return color
 
 

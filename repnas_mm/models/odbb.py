@@ -309,9 +309,14 @@ class ODBBlock(BaseModule):
                 ', '.join(dict.fromkeys(key.split('.')[1] for key in keys if key.startswith('branches.')))
                 for keys in (given, own)
             )
+            hint = (
+                'is it of another arch or share_weights?'
+                if there == here
+                else 'build the model with the genotype and share_weights of the checkpoint.'
+            )
             raise ValueError(
-                f"The checkpoint's block '{prefix[:-1]}' has branches {there}, the model's has {here} (they differ in "
-                f"'{odd[0]}'); build the model with the genotype and share_weights of the checkpoint."
+                f"The checkpoint's block '{prefix[:-1]}' has branches {there}, the model's has {here}, and they "
+                f"differ in '{odd[0]}'; {hint}"
             )
         for key, value in own.items():
             if value.shape != given[key].shape:

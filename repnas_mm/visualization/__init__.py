@@ -1,5 +1,6 @@
 from .alpha_heatmap import draw_alpha
+from .detections import draw_boxes
 from .figure import save_figure
 from .genotype_plot import draw_genotype
 
-__all__ = ['draw_alpha', 'draw_genotype', 'save_figure']
+__all__ = ['draw_alpha', 'draw_boxes', 'draw_genotype', 'save_figure']

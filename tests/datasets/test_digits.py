@@ -72,6 +72,18 @@ def test_mmpretrain_builds_it_from_its_own_scope_with_a_pipeline():
     assert list(dataset.CLASSES) == list('0123456789')
 
 
+def test_three_channels_repeat_the_grey_one(parts):
+    for grey, color in zip(parts['test'], Digits('test', channels=3), strict=True):
+        assert color['img'].shape == (8, 8, 3) and color['img'].dtype == np.uint8
+        assert (color['img'] == grey['img']).all()
+
+
+@pytest.mark.parametrize('channels', [0, 2, '3'])
+def test_other_numbers_of_channels_are_refused(channels):
+    with pytest.raises(ValueError, match=f'channels of Digits must be 1 or 3, got {channels!r}'):
+        Digits(channels=channels)
+
+
 def test_indices_take_a_part():
     assert len(Digits('train', indices=10)) == 10
 
