@@ -128,7 +128,11 @@ def test_a_stock_config_is_searched_and_comes_back_as_the_stock_model(path, data
     stock = build(cfg)
     edit(cfg.model)
     cfg.custom_imports = dict(imports=['repnas_mm'])
-    cfg.custom_hooks = [dict(type='RepNASHook', num_branches=2 * num_blocks), dict(type='FuseHook')]
+    cfg.custom_hooks = [
+        *cfg.get('custom_hooks', []),
+        dict(type='RepNASHook', num_branches=2 * num_blocks),
+        dict(type='FuseHook'),
+    ]
     runner = run(cfg)
 
     genotype = Genotype.load(tmp_path / 'genotype.json')

@@ -13,7 +13,7 @@ from ...registry import register
 from ...search.space import find_blocks
 from ..checkpoint import run_meta, save_fused
 from ..fusing import NO_BLOCKS_HINT, fuse_checked, is_fused, network_output
-from ..runner_models import final_models, unwrap
+from ..runner_models import final_models, renew_averages, unwrap
 
 
 @register('HOOKS')
@@ -35,11 +35,15 @@ class FuseHook(Hook):
 
     def before_run(self, runner) -> None:
         model = unwrap(runner.model)
-        leave_shared_plain(model)
+        for copy in final_models(runner):
+            leave_shared_plain(copy)
         if not find_blocks(model):
             raise ValueError(
                 f'FuseHook found no ODBB block in {type(model).__name__}; {NO_BLOCKS_HINT}, or remove the hook.'
             )
+
+    def before_train(self, runner) -> None:
+        renew_averages(runner)
 
     def after_train(self, runner) -> None:
         if is_fused(unwrap(runner.model)) or not is_main_process():

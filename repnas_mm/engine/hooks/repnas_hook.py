@@ -24,7 +24,7 @@ from ..fusing import NO_BLOCKS_HINT
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
 from ..rng import rng_state, set_rng_state
-from ..runner_models import final_models, unwrap
+from ..runner_models import final_models, renew_averages, unwrap
 
 PHASES = ('warmup', 'search', 'frozen')
 
@@ -91,7 +91,8 @@ class RepNASHook(Hook):
             raise ValueError(f'RepNASHook needs one OptimWrapper for the whole model, got {type(wrapper).__name__}.')
         check_writable(runner.work_dir)
         model = unwrap(runner.model)
-        leave_shared_plain(model)
+        for copy in final_models(runner):
+            leave_shared_plain(copy)
         blocks = {name: block for name, block in find_blocks(model).items() if getattr(block, 'searchable', False)}
         if not blocks:
             raise ValueError(
@@ -112,6 +113,7 @@ class RepNASHook(Hook):
         self._logged: np.ndarray | None = None
 
     def before_train(self, runner) -> None:
+        renew_averages(runner)
         if self._resumed is not None:
             self._load_state(self._resumed)
 
