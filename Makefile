@@ -18,7 +18,7 @@ demo: env
 	$(PY) tools/demo.py
 
 test: env
-	$(PY) -m pytest tests
+	$(PY) -m pytest -n auto tests
 
 lint: env
 	$(PY) -m ruff check .

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_a_wheel_holds_configs_and_tools(tmp_path):
     # from a copy, because a build leaves files beside the source
-    source = shutil.copytree(ROOT, tmp_path / 'source', ignore=shutil.ignore_patterns('.*', 'work_dirs', 'build'))
+    source = shutil.copytree(
+        ROOT, tmp_path / 'source', ignore=shutil.ignore_patterns('.*', 'work_dirs', 'data', 'build')
+    )
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, source]
     subprocess.run(command, check=True, timeout=300)
     names = zipfile.ZipFile(next(tmp_path.glob('repnas_mm-*.whl'))).namelist()
@@ -37,6 +39,7 @@ def test_importing_the_package_needs_no_mmdet():
         'import repnas_mm\n'
         'from mmengine.registry import MODELS, HOOKS, DATASETS\n'
         "assert MODELS.get('mmpretrain.ODBBBackbone') is repnas_mm.models.ODBBBackbone\n"
+        "assert MODELS.get('ODBBConv2d') is repnas_mm.models.ODBBConv2d\n"
         "assert HOOKS.get('RepNASHook') and HOOKS.get('FuseHook') and DATASETS.get('Digits')\n"
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=300)

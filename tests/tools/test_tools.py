@@ -11,6 +11,7 @@ import mmpretrain
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from repnas_mm.engine.checkpoint import build_model, load_file
 from repnas_mm.engine.fusing import max_difference, raw_output
@@ -191,3 +192,34 @@ def test_the_demo_prints_its_table(tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'demo' / 'search' / 'genotype.png').exists()
     demo.main(['--work-dir', str(tmp_path / 'seeds'), '--seeds', '2'])
     assert 'searched, 2 seeds' in capsys.readouterr().out
+
+
+def test_export_onnx_writes_what_onnx_runtime_computes_alike(searched, tmp_path):
+    config, work_dir = searched
+    out = tmp_path / 'network.onnx'
+    text = run_tool('export_onnx', config, work_dir / 'subnet.pth', out, '--shape', 1, 16, 16)
+    difference = float(re.search(r'differs from torch by (\S+)', text)[1])
+    assert difference < 1e-4 and out.stat().st_size > 10_000
+
+
+def test_make_coco_digits_writes_the_layout_and_spares_what_is_there(tmp_path):
+    run_tool('make_coco_digits', tmp_path / 'coco', '--num-train', 2, '--num-val', 1, '--size', 64)
+    assert len(list((tmp_path / 'coco' / 'train2017').iterdir())) == 2
+    text = run_tool('make_coco_digits', tmp_path / 'coco', ok=False)
+    assert 'exists and is not empty' in text.strip().splitlines()[-1]
+
+
+def test_fuse_takes_a_conv_cfg_model_back_to_stock(tmp_path):
+    text = (
+        "_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'\n"
+        "custom_imports = dict(imports=['repnas_mm'])\n"
+        'model = dict(backbone=dict(base_channels=8, stem_channels=8, {}), head=dict(in_channels=64))\n'
+    )
+    (tmp_path / 'odbb.py').write_text(text.format("conv_cfg=dict(type='ODBBConv2d')"))
+    (tmp_path / 'stock.py').write_text(text.format(''))
+    init_default_scope('mmpretrain')
+    torch.save(MODELS.build(Config.fromfile(tmp_path / 'odbb.py').model).state_dict(), tmp_path / 'odbb.pth')
+    run_tool('fuse', tmp_path / 'odbb.py', tmp_path / 'odbb.pth', tmp_path / 'fused.pth', '--shape', 3, 64, 64)
+    stock = MODELS.build(Config.fromfile(tmp_path / 'stock.py').model)
+    stock.load_state_dict(load_file(tmp_path / 'fused.pth')['state_dict'])
+    assert Config.fromfile(tmp_path / 'fused.py').model == Config.fromfile(tmp_path / 'stock.py').model
