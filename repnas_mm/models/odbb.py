@@ -310,7 +310,7 @@ class ODBBlock(BaseModule):
                 for keys in (given, own)
             )
             hint = (
-                'is it of another arch or share_weights?'
+                'it is of another arch or share_weights.'
                 if there == here
                 else 'build the model with the genotype and share_weights of the checkpoint.'
             )

@@ -120,7 +120,7 @@ class Genotype(Mapping):
             text = Path(path).read_text(encoding='utf-8')
         except OSError as e:
             raise FileNotFoundError(
-                f"Genotype file '{path}' cannot be read: {e.strerror}. A search leaves one in its work dir."
+                f"Genotype file '{path}' cannot be read: {e.strerror}; a search leaves one in its work dir."
             ) from e
         except ValueError as e:  # not UTF-8, or not a path at all
             raise ValueError(f"Genotype file '{path}' cannot be read as text: {e}.") from e

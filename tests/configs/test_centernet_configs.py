@@ -127,9 +127,9 @@ def test_the_resnet_rows_build_and_predict():
 @pytest.mark.parametrize(
     ('backbone', 'what'),
     [
-        (dict(arch='A1'), 'is it of another arch'),
+        (dict(arch='A1'), 'of another arch'),
         (dict(arch='B3'), 'belongs to another network'),
-        (dict(base_channels=8), 'is it of another arch'),
+        (dict(base_channels=8), 'of another arch'),
         (dict(genotype='plain'), 'build the model with the genotype and share_weights of the checkpoint'),
     ],
 )
