@@ -1,4 +1,4 @@
-"""From a search on classification to a fused detector, on embedded data, about 15 minutes on two CPU cores.
+"""From a search on classification to a fused detector, on embedded data, about 20 minutes on two CPU cores.
 
 Searches on the digit scans, trains CenterNet on the embedded COCO from the subnet that was found, fuses it and tests
 it unfused and fused. `--compare` also trains, on the detector's schedule from scratch, the hand-made `plain` and
