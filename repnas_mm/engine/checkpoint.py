@@ -112,7 +112,7 @@ def subnet_config(cfg: Config, genotype: Genotype) -> Config:
         return node
 
     cfg.model = _map_dicts(cfg.model, edit)
-    return _drop_hooks(cfg, {'RepNASHook'})
+    return _without_run(cfg, {'RepNASHook'})
 
 
 def deploy_config(cfg: Config, new_biases: Sequence[str] = ()) -> Config:
@@ -144,7 +144,7 @@ def deploy_config(cfg: Config, new_biases: Sequence[str] = ()) -> Config:
     if 'ODBB' not in str(cfg.model) and 'custom_imports' in cfg:
         # the stock model, which needs this package no longer
         cfg.custom_imports.imports = [name for name in cfg.custom_imports.imports if name != 'repnas_mm']
-    return _drop_hooks(cfg, _SEARCH_HOOKS)
+    return _without_run(cfg, _SEARCH_HOOKS)
 
 
 def type_name(cfg: Mapping) -> str:
@@ -167,7 +167,9 @@ def _map_dicts(node, edit: Callable[[ConfigDict], ConfigDict | None]):
     return node
 
 
-def _drop_hooks(cfg: Config, names: set[str]) -> Config:
+def _without_run(cfg: Config, names: set[str]) -> Config:
+    """Drop these hooks, and what the run started from: a stock tool would resume from it."""
+    cfg.resume, cfg.load_from = False, None
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [hook for hook in hooks if type_name(hook) not in names]
     return cfg

@@ -23,7 +23,7 @@ def draw_boxes(images: Sequence[np.ndarray], rows: Mapping[str, Sequence[Sequenc
         line[0].set_ylabel(title, fontsize=8)
         for axes, image, found in zip(line, images, boxes):
             # pixel i covers i to i + 1, as in the boxes
-            axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
+            axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation='nearest')
             axes.set_xticks([])
             axes.set_yticks([])
             for (x1, y1, x2, y2), text in found:

@@ -48,10 +48,10 @@ CONFIGS = {
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Four images in two folders, and an embedded COCO."""
+    """Eight images in two folders, and an embedded COCO."""
     root = tmp_path_factory.mktemp('data')
     rng = np.random.default_rng(0)
-    for i in range(4):
+    for i in range(8):
         imwrite(rng.integers(0, 255, (80, 80, 3), dtype=np.uint8), str(root / 'images' / f'{i % 2}' / f'{i}.png'))
     write_coco_digits(root / 'coco', num_train=4, num_val=2, image_size=96)
     return root
@@ -82,7 +82,7 @@ def shrink(cfg, data, work_dir):
         dataset = dict(type='CustomDataset', data_root=str(data / 'images'), pipeline=pipeline)
         collate = 'default_collate'
     cfg.train_dataloader = dict(
-        batch_size=2,
+        batch_size=4 if scope == 'mmpretrain' else 2,
         num_workers=0,
         dataset=dataset,
         sampler=dict(type='DefaultSampler', shuffle=True),
@@ -93,9 +93,10 @@ def shrink(cfg, data, work_dir):
     cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
     cfg.param_scheduler = None
     cfg.optim_wrapper.optimizer.lr = 1e-4
-    cfg.default_hooks.checkpoint.interval = 10
+    cfg.default_hooks.checkpoint.update(interval=10, save_last=False)
     cfg.default_hooks.pop('visualization')
     cfg.work_dir = str(work_dir)
+    cfg.randomness = dict(seed=0)
     drop_pretrained(cfg.model)
 
 

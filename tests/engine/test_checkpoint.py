@@ -115,3 +115,11 @@ def build_state(cfg):
     from mmpretrain.registry import MODELS
 
     return MODELS.build(deepcopy(cfg.model)).state_dict()
+
+
+def test_the_configs_of_a_resumed_run_start_nothing(small_cfg, run):
+    run(small_cfg, stop_after=6)
+    folder = Path(run(small_cfg, resume=True).work_dir)
+    for name in ('subnet', 'fused'):
+        cfg = Config.fromfile(folder / f'{name}.py')
+        assert cfg.resume is False and cfg.load_from is None
