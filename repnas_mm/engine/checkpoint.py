@@ -131,12 +131,12 @@ def deploy_config(cfg: Config, new_biases: Sequence[str] = ()) -> Config:
         kind = type_name(node)
         if kind == 'ODBBConv2d':
             return ConfigDict(type=node.type, deploy=True) if new_biases else None
-        if kind == 'ODBBBackbone' and 'base' in node and not new_biases:
-            node = node.base
-            node.pop('init_cfg', None)
-        elif kind == 'ODBBBackbone':
+        if kind == 'ODBBBackbone':
+            base = node.get('base')
+            (base or node).pop('init_cfg', None)
+            if base and not new_biases:
+                return base
             node.pop('genotype', None)
-            (node.base if 'base' in node else node).pop('init_cfg', None)
             node.deploy = True
         return node
 
