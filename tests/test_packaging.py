@@ -11,7 +11,7 @@ import repnas_mm
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_wheel_holds_configs_and_tools(tmp_path):
+def test_a_wheel_holds_configs_tools_and_genotypes(tmp_path):
     # from a copy, because a build leaves files beside the source
     source = shutil.copytree(
         ROOT, tmp_path / 'source', ignore=shutil.ignore_patterns('.*', 'work_dirs', 'data', 'build')
@@ -23,6 +23,8 @@ def test_a_wheel_holds_configs_and_tools(tmp_path):
         assert f'repnas_mm/.mim/{path.relative_to(ROOT)}' in names
     modules = {str(path.relative_to(ROOT)) for path in ROOT.glob('repnas_mm/**/*.py') if '.mim' not in path.parts}
     assert modules <= {*names}
+    genotypes = {str(path.relative_to(ROOT)) for path in ROOT.glob('repnas_mm/genotypes/*')}
+    assert genotypes and genotypes <= {*names}
     assert not [name for name in names if name.startswith('tests')]
 
 

@@ -10,8 +10,10 @@ from repnas_mm.visualization import draw_genotype, save_figure
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('genotype', type=Path, help='genotype JSON')
-    parser.add_argument('--out', type=Path, help='path of the pictures, without suffix; by default beside the JSON')
+    parser.add_argument('genotype', type=Path, help='genotype JSON, or the name of one shipped in repnas_mm/genotypes')
+    parser.add_argument(
+        '--out', type=Path, help='path of the pictures, without suffix; by default that of the JSON, or the name'
+    )
     parser.add_argument('--title')
     args = parser.parse_args(argv)
     figure = draw_genotype(Genotype.load(args.genotype), args.title)

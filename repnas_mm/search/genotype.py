@@ -24,6 +24,12 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 
 
+def shipped_genotypes() -> dict[str, Path]:
+    """Name -> JSON of every searched genotype that comes with the package."""
+    folder = Path(__file__).resolve().parents[1] / 'genotypes'
+    return {path.stem: path for path in sorted(folder.glob('*.json'))}
+
+
 class Genotype(Mapping):
     """Ordered mapping: block name (as in the whole model) -> names of the branches it keeps.
 
@@ -38,6 +44,8 @@ class Genotype(Mapping):
         >>> genotype.dump('genotype.json')
         >>> Genotype.load('genotype.json')['backbone.stem']
         ('1x1', 'kxk')
+        >>> Genotype.load('odbb_a0_authors')  # shipped in repnas_mm/genotypes
+        Genotype(22 blocks, 61 branches, share_weights=False)
     """
 
     def __init__(self, blocks: Mapping[str, Sequence[str]], share_weights: bool = True, source: dict | None = None):
@@ -115,12 +123,19 @@ class Genotype(Mapping):
 
     @classmethod
     def load(cls, path: str | Path) -> 'Genotype':
-        """Read and check a genotype JSON; every error names the file and the key."""
+        """Read and check a genotype JSON; every error names the file and the key.
+
+        Args:
+            path: The file, or the name of a genotype shipped in ``repnas_mm/genotypes``.
+        """
+        shipped = shipped_genotypes()
+        file = path if os.path.isfile(path) else shipped.get(str(path), path)
         try:
-            text = Path(path).read_text(encoding='utf-8')
+            text = Path(file).read_text(encoding='utf-8')
         except OSError as e:
             raise FileNotFoundError(
-                f"Genotype file '{path}' cannot be read: {e.strerror}; a search leaves one in its work dir."
+                f"Genotype file '{path}' cannot be read: {e.strerror}; a search leaves one in its work dir, and the "
+                f'package ships {", ".join(shipped)}.'
             ) from e
         except ValueError as e:  # not UTF-8, or not a path at all
             raise ValueError(f"Genotype file '{path}' cannot be read as text: {e}.") from e
@@ -221,16 +236,19 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
     """A `Genotype` for a model with these blocks, from whatever a config may say.
 
     Args:
-        genotype: A path, a preset's name, a dict (`Genotype.to_dict`, or ``dict(preset='random', num_branches=61,
-            seed=0)``), or a Genotype.
+        genotype: A path to its JSON, a preset's name, the name of a genotype shipped in ``repnas_mm/genotypes``, a
+            dict (`Genotype.to_dict`, or ``dict(preset='random', num_branches=61, seed=0)``), or a Genotype. Of one
+            name, a preset goes before a file and a file before a shipped genotype.
         candidates: Block name -> candidates.
     """
     if isinstance(genotype, str | Path):
         if str(genotype) in PRESETS or str(genotype) == 'random':
             return Genotype.from_preset(str(genotype), candidates)
-        if not os.path.exists(genotype) and not str(genotype).endswith('.json'):
+        shipped = shipped_genotypes()
+        if str(genotype) not in shipped and not os.path.exists(genotype) and not str(genotype).endswith('.json'):
             raise ValueError(
-                f"genotype='{genotype}' is neither a file nor a preset; known presets are {', '.join(PRESETS)}, random."
+                f"genotype='{genotype}' is neither a file nor a preset nor shipped; known presets are "
+                f'{", ".join(PRESETS)}, random, and shipped genotypes are {", ".join(shipped)}.'
             )
         genotype = Genotype.load(genotype)
     elif isinstance(genotype, Mapping) and not isinstance(genotype, Genotype):
@@ -243,7 +261,7 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
             return Genotype.from_preset(arguments.pop('preset'), candidates, **arguments)
         genotype = Genotype.from_dict(genotype)
     elif not isinstance(genotype, Genotype):
-        raise TypeError(f'genotype must be a path, a preset name, a dict or a Genotype, got {genotype!r}.')
+        raise TypeError(f'genotype must be a path, a name, a dict or a Genotype, got {genotype!r}.')
     return genotype.restrict(candidates)
 
 

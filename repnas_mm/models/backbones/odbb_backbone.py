@@ -58,7 +58,8 @@ class ODBBBackbone(BaseModule):
         share_weights (bool, optional): Whether the branches of a block share one kernel. Defaults to None: as the
             genotype says, and True without one.
         genotype (str | dict | Genotype, optional): Build the subnet it describes instead of the search space: a path
-            to its JSON, a preset's name, a dict or a Genotype. Defaults to None.
+            to its JSON, a preset's name, the name of a genotype shipped in ``repnas_mm/genotypes``, a dict or a
+            Genotype. Defaults to None.
         deploy (bool): Build the fused network; genotype and share_weights then do not matter. Defaults to False.
         base (dict, optional): Config of another backbone, instead of ``arch``. Of the other arguments only genotype,
             share_weights, norm_cfg, with_cp and deploy go with it; the rest, init_cfg too, belongs into ``base``.
@@ -72,6 +73,7 @@ class ODBBBackbone(BaseModule):
 
     Example:
         >>> ODBBBackbone(arch='A0', genotype='genotype.json')
+        >>> ODBBBackbone(arch='A0', genotype='odbb_a0_authors')
         >>> ODBBBackbone(base=dict(type='mmpretrain.DenseNet', arch='121'))
     """
 
