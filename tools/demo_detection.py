@@ -10,16 +10,13 @@ import json
 from pathlib import Path
 
 import mmcv
-import torch
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from repnas_mm.datasets import write_coco_digits
-from repnas_mm.engine.checkpoint import load_file
+from repnas_mm.reproduce.transfer import backbone_from, classification_options, count_taken_over
 from repnas_mm.utils import atomic_write
 from repnas_mm.utils.cli import set_loader_defaults
 from repnas_mm.visualization import draw_boxes
@@ -63,14 +60,9 @@ def detector_config(args: argparse.Namespace, **backbone) -> Config:
 
 def search_config(args: argparse.Namespace) -> Config:
     """configs/odbb_digits.py with the detector's backbone and its normalization, on color images of 32 pixels."""
-    cfg, detector = Config.fromfile(CONFIGS / f'{SEARCH}.py'), detector_config(args)
+    cfg = Config.fromfile(CONFIGS / f'{SEARCH}.py')
     set_loader_defaults(cfg)
-    cfg.model.backbone = detector.model.backbone
-    cfg.model.data_preprocessor.update({key: detector.model.data_preprocessor[key] for key in ('mean', 'std')})
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.channels = 3
-        loader.dataset.pipeline[0].scale = 32
-    cfg.train_dataloader.dataset.pipeline[1].update(crop_size=32, padding=2)
+    cfg.merge_from_dict(classification_options(detector_config(args)))
     if args.search_options:
         cfg.merge_from_dict(args.search_options)
     return cfg
@@ -83,23 +75,6 @@ def train(cfg: Config, folder: Path) -> None:
         return
     cfg.work_dir, cfg.resume = str(folder), True
     Runner.from_cfg(cfg).train()
-
-
-def count_taken_over(cfg: Config, checkpoint: Path) -> int:
-    """How many tensors a fresh detector's backbone takes from ``checkpoint``.
-
-    Raises:
-        ValueError: if it is not all of them; MMEngine itself only logs what does not fit.
-    """
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    source = load_file(checkpoint)['state_dict']
-    state = {f'backbone.{name}': value for name, value in model.backbone.state_dict().items()}
-    for name, value in state.items():
-        if name not in source or not torch.equal(value, source[name]):
-            raise ValueError(f"'{name}' of the detector did not come from '{checkpoint}'.")
-    return len(state)
 
 
 def average_precision(config: Path, checkpoint: Path, folder: Path) -> float:
@@ -154,11 +129,7 @@ def main(argv=None) -> None:
     print('[1] search on classification', flush=True)
     train(search_config(args), search)
     print('[2] detector from the subnet found', flush=True)
-    start = dict(
-        genotype=str(search / 'genotype.json'),
-        init_cfg=dict(type='Pretrained', checkpoint=str(search / 'subnet.pth'), prefix='backbone.'),
-    )
-    cfg = detector_config(args, **start)
+    cfg = detector_config(args, **backbone_from(search))
     tensors = count_taken_over(cfg, search / 'subnet.pth')
     print(f'all {tensors} tensors of the backbone come from {search / "subnet.pth"}', flush=True)
     train(cfg, transfer)

@@ -82,8 +82,9 @@ def test_imagenet_configs_train_and_validate(config, imagenet, tmp_path):
     log = next(tmp_path.glob('2*/2*.log')).read_text()
     assert 'Epoch(train) [1][2/2]' in log
     assert 'Epoch(val) [1][1/1]' in log and 'accuracy/top5' in log
-    if cfg.model.backbone.type == 'ODBBBackbone':
+    if cfg.custom_hooks[0].type == 'RepNASHook':
         assert Genotype.load(tmp_path / 'genotype.json').num_branches == cfg.custom_hooks[0].num_branches
+    if cfg.model.backbone.type == 'ODBBBackbone':
         assert load_file(tmp_path / 'fused.pth')['state_dict']
 
 
@@ -93,13 +94,42 @@ def test_odbb_a0_imagenet_trains_at_full_width(imagenet, tmp_path):
     assert sum(value.numel() for value in fused.values()) == 8_309_384
 
 
-def test_vgg16_odbb_cifar10_trains_and_validates(cifar10, tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def fashion(tmp_path_factory):
+    """Eight training and four test images in the files of Fashion-MNIST, unpacked."""
+    root = tmp_path_factory.mktemp('data') / 'fashion_mnist'
+    root.mkdir()
+    pixels = np.random.default_rng(0)
+    for split, count in (('train', 8), ('t10k', 4)):
+        header = np.array([2051, count, 28, 28], dtype='>i4').tobytes()
+        images = pixels.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (root / f'{split}-images-idx3-ubyte').write_bytes(header + images.tobytes())
+        labels = np.arange(count, dtype=np.uint8)
+        (root / f'{split}-labels-idx1-ubyte').write_bytes(np.array([2049, count], '>i4').tobytes() + labels.tobytes())
+    return root
+
+
+@pytest.mark.parametrize('method', ['odbb', 'unshared', 'random', 'plain', 'acb', 'dbb', 'repvgg'])
+@pytest.mark.parametrize('data', ['cifar10', 'fashion'])
+def test_vgg16_configs_train_and_validate(data, method, request, tmp_path, monkeypatch):
     # everything of the real loading code but the checksums of the real images
     monkeypatch.setattr('mmpretrain.datasets.cifar.check_md5', lambda *_: True)
-    train('vgg16_odbb_cifar10', cifar10, tmp_path, 'train_dataloader.batch_size=10')
+    options = ['train_dataloader.batch_size=10', 'model.backbone.base_channels=8', 'model.head.in_channels=64']
+    if data == 'fashion':
+        options = ['train_dataloader.batch_size=4', 'train_dataloader.dataset.indices=8']
+        options += ['custom_hooks.0.frozen=0'] if method in ('odbb', 'unshared') else []
+    train(f'vgg16_{method}_{data}', request.getfixturevalue(data), tmp_path, *options)
     log = next(tmp_path.glob('2*/2*.log')).read_text()
     assert 'Epoch(train) [1][2/2]' in log and 'Epoch(val) [1]' in log
-    assert Genotype.load(tmp_path / 'genotype.json').num_branches == 52
+    assert load_file(tmp_path / 'fused.pth')['state_dict']
+    if method in ('odbb', 'unshared'):
+        genotype = Genotype.load(tmp_path / 'genotype.json')
+        assert genotype.num_branches == 52 and genotype.share_weights is (method == 'odbb')
+    else:
+        branches = dict(random=52, plain=13, acb=39, dbb=52, repvgg=35)[method]
+        cfg = Config.fromfile(CONFIGS / f'vgg16_{method}_{data}.py')
+        init_default_scope('mmpretrain')
+        assert Genotype.from_model(MODELS.build(cfg.model)).num_branches == branches
 
 
 @pytest.mark.parametrize(
@@ -115,6 +145,8 @@ def test_vgg16_odbb_cifar10_trains_and_validates(cifar10, tmp_path, monkeypatch)
         ('resnet18_imagenet', 150, None),
         ('resnet101_imagenet', 240, None),
         ('vgg16_odbb_cifar10', 600, 52),
+        ('vgg16_dbb_cifar10', 600, None),
+        ('repvgg_b3_imagenet', 240, None),
     ],
 )
 def test_schedules_are_those_of_table_1(config, epochs, branches):

@@ -1,0 +1,12 @@
+# A quarter of MobileNetV2 on Fashion-MNIST, on the schedule of the search (Figure 1, small)
+_base_ = './repvgg_a0_fashion.py'
+
+model = dict(
+    # three means make three channels of the grey one: the stock class takes no other images
+    data_preprocessor=dict(mean=[72.94] * 3, std=[90.02] * 3),
+    backbone=dict(_delete_=True, type='MobileNetV2', widen_factor=0.25),
+    head=dict(in_channels=1280),
+)
+
+# nothing to fuse
+custom_hooks = []

@@ -1,0 +1,36 @@
+# VGG-16 on scikit-learn's digits at 1/16 of the width: all of the paper's experiments in minutes.
+_base_ = './vgg16_odbb_fashion.py'
+
+model = dict(
+    data_preprocessor=dict(mean=[80.0], std=[96.0]),
+    backbone=dict(base_channels=4),
+    head=dict(in_channels=32),
+)
+
+train_pipeline = [
+    dict(type='Resize', scale=28),
+    dict(type='RandomCrop', crop_size=32, padding=4),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='Resize', scale=28),
+    dict(type='CenterCrop', crop_size=32, auto_pad=True),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(dataset=dict(_delete_=True, type='Digits', split='train', pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(_delete_=True, type='Digits', split='test', pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+param_scheduler = dict(T_max=16, end=16)
+train_cfg = dict(max_epochs=16, val_interval=4)
+default_hooks = dict(checkpoint=dict(interval=4))
+
+custom_hooks = [
+    dict(
+        type='RepNASHook',
+        num_branches=52,
+        frozen=12,
+        alpha_optimizer=dict(type='Adam', lr=0.2, betas=(0.5, 0.999)),
+    ),
+    dict(type='FuseHook'),
+]

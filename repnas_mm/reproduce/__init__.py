@@ -1,0 +1,16 @@
+from .lab import Lab
+from .presets import PRESETS
+
+#: Item of the paper -> the module of `items` that makes it
+ITEMS = {
+    'table2': 'table2',
+    'table3': 'table3',
+    'table4': 'table4',
+    'table5': 'table5',
+    'figure1': 'figure1',
+    'figure4': 'figure4',
+    'figure5': 'figure5',
+    'figures6-11': 'genotypes',
+}
+
+__all__ = ['ITEMS', 'PRESETS', 'Lab']

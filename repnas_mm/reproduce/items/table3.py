@@ -1,0 +1,50 @@
+"""Table 3: VGG-16 with hand-made blocks, with the best of random draws, and searched."""
+
+from collections.abc import Sequence
+
+from ..lab import Lab
+from ..networks import HAND_MADE, ablation_network, accuracy, branches_of, search
+from ..paper import TABLE3
+from ..presets import Preset
+from ..random_search import DRAWS, draw_and_choose, drawn_network
+from ..report import Report
+
+#: What the networks of these presets have, which is C of the searches they are compared with: (C, compared with)
+BUDGETS = ((39, 'acb'), (52, 'dbb'))
+
+
+def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
+    """Train every row with every seed."""
+    best = {c: draw_and_choose(lab, preset, c)[0] for c, _ in BUDGETS}
+    rows = {
+        (method, branches_of(preset, method)): [ablation_network(preset, method, s) for s in seeds]
+        for method in HAND_MADE
+    }
+    for c, _ in BUDGETS:
+        rows['random', c] = [drawn_network(preset, c, best[c], s) for s in seeds]
+        rows['odbb', c] = [search(preset, c, s) for s in seeds]
+    results = lab.run(training for trainings in rows.values() for training in trainings)
+    means = {row: accuracy(results[t] for t in trainings) for row, trainings in rows.items()}
+    base = means['plain', 13]
+    return Report(
+        'table3',
+        f'Table 3: blocks of VGG-16, {preset.name}',
+        [
+            {
+                'block': method,
+                'branches': c,
+                'seeds': len(seeds),
+                'top-1 (%)': mean,
+                'improvement (%)': mean.mean - base.mean,
+                'paper, CIFAR-10: top-1 (%)': TABLE3.get(method),
+                'paper: improvement (%)': round(TABLE3[method] - TABLE3['plain'], 2) if method in TABLE3 else None,
+            }
+            for (method, c), mean in means.items()
+        ],
+        notes=[
+            f'`random` is the best of {DRAWS} genotypes drawn under C, each trained for {preset.short_epochs} epochs '
+            f'on {preset.trained_on:,} training images and chosen on {preset.held_out:,} others; the best is trained '
+            'in full. Its blocks share one kernel, as those of the search do; hand-made blocks do not. The paper gives '
+            'no C, and no row for RepVGG.'
+        ],
+    )

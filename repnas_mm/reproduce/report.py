@@ -1,0 +1,95 @@
+"""What an item of the paper leaves behind: a CSV, a Markdown page with the paper's numbers beside ours, a figure."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..utils.fileio import atomic_write, check_writable
+from ..visualization import save_figure
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of one value a seed, and its standard error (0 for one seed)."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def error(self) -> float:
+        return statistics.stdev(self.values) / math.sqrt(len(self.values)) if len(self.values) > 1 else 0.0
+
+    def __str__(self) -> str:
+        return f'{self.mean:.2f} ± {self.error:.2f}' if len(self.values) > 1 else f'{self.mean:.2f}'
+
+
+@dataclass
+class Report:
+    """One table or figure of the paper, made anew.
+
+    Args:
+        name: Of its files, such as ``table3``.
+        title: What the paper calls it.
+        rows: Column -> value, a row each. A `Mean` becomes three columns of the CSV: mean, standard error, values.
+        figures: Suffix of the file's name -> figure.
+        notes: Sentences below the table: the scale, and how to read it.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Mapping]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def write(self, folder: Path, command: str) -> Path:
+        """Write ``<name>.csv``, ``.md``, ``.png`` and ``.svg`` into ``folder``; returns the Markdown's path."""
+        check_writable(folder)
+        for suffix, figure in self.figures.items():
+            save_figure(figure, folder / f'{self.name}{suffix}')
+        with atomic_write(folder / f'{self.name}.csv') as f:
+            f.write(self.to_csv().encode())
+        page = [f'# {self.title}', f'```bash\n{command}\n```', self.to_markdown()]
+        page += [f'![{self.title}]({self.name}{suffix}.png)' for suffix in self.figures]
+        page += self.notes
+        with atomic_write(folder / f'{self.name}.md') as f:
+            f.write(('\n\n'.join(page) + '\n').encode())
+        return folder / f'{self.name}.md'
+
+    def to_csv(self) -> str:
+        rows = []
+        for row in self.rows:
+            rows.append(flat := {})
+            for column, value in row.items():
+                if isinstance(value, Mean):
+                    flat[column], flat[f'{column}, standard error'] = value.mean, value.error
+                    flat[f'{column}, values'] = ' '.join(f'{v:.6g}' for v in value.values)
+                else:
+                    flat[column] = value
+        text = io.StringIO()
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        writer = csv.DictWriter(text, columns, restval='', lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        lines = [columns, ['---'] * len(columns)]
+        lines += [[_show(row.get(column)) for column in columns] for row in self.rows]
+        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _show(value) -> str:
+    """A table cell: four significant digits, and a dash for what there is not."""
+    if value is None:
+        return '–'
+    return f'{value:.4g}' if isinstance(value, float) else str(value)

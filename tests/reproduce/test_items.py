@@ -1,0 +1,101 @@
+"""Tables 3 and 4, Figures 4 to 11: the rows are the trainings' results, with the paper's beside them."""
+
+import csv
+import statistics
+
+import pytest
+
+from repnas_mm.models import ODBBBackbone
+from repnas_mm.reproduce import ITEMS, PRESETS, Lab, random_search
+from repnas_mm.reproduce.items import figure4, figure5, genotypes, table3, table4
+from repnas_mm.reproduce.presets import ARCHS
+from repnas_mm.search import Genotype, find_candidates
+
+
+def score(name):
+    """Any accuracy, but one for each name."""
+    return 80 + sum(map(ord, name)) % 1000 / 100
+
+
+def test_every_item_of_a_preset_is_known():
+    for preset in PRESETS.values():
+        assert set(preset.items) <= set(ITEMS)
+        with pytest.raises(ValueError, match=rf"^Preset '{preset.name}' has no table9; presets that have it: \.$"):
+            preset.check('table9')
+    with pytest.raises(ValueError, match="Preset 'coco' has no table3; presets that have it: digits, fashion, cifar10"):
+        PRESETS['coco'].check('table3')
+
+
+def test_table3(fake_lab):
+    report = table3.make(lab := fake_lab(score), PRESETS['digits'], [0, 1, 2])
+    rows = {(row['block'], row['branches']): row for row in report.rows}
+    compared = {(method, c) for method in ('random', 'odbb') for c in (39, 52)}
+    assert set(rows) == {('plain', 13), ('acb', 39), ('dbb', 52), ('repvgg', 35)} | compared
+    assert rows['odbb', 52]['top-1 (%)'].values == tuple(score(f'vgg16_odbb_digits-c52-seed{s}') for s in (0, 1, 2))
+    base = statistics.mean(score(f'vgg16_plain_digits-seed{s}') for s in (0, 1, 2))
+    assert rows['acb', 39]['improvement (%)'] == pytest.approx(rows['acb', 39]['top-1 (%)'].mean - base)
+    assert rows['odbb', 39]['paper, CIFAR-10: top-1 (%)'] == 94.68
+    assert rows['odbb', 39]['paper: improvement (%)'] == 0.85
+    assert rows['repvgg', 35]['paper, CIFAR-10: top-1 (%)'] is None
+    assert len(lab.asked) == 2 * 25 + 8 * 3
+
+
+def test_table4(fake_lab):
+    report = table4.make(fake_lab(score), PRESETS['imagenet'], [0])
+    assert [row['arch'] for row in report.rows] == list(ARCHS)
+    b1 = report.rows[3]
+    assert b1['RepVGG (%)'].values == (score('repvgg_b1_imagenet-seed0'),)
+    assert b1['gain (%)'] == pytest.approx(score('odbb_b1_imagenet-seed0') - score('repvgg_b1_imagenet-seed0'))
+    assert (b1['branches'], b1['paper, ImageNet: RepVGG (%)'], b1['paper: gain (%)']) == (84, 78.37, 0.24)
+    assert table4.make(fake_lab(score), PRESETS['digits'], [0]).rows[0]['branches'] == 61
+
+
+def test_figure4(fake_lab):
+    preset = PRESETS['fashion']
+    report = figure4.make(fake_lab(score), preset, [0, 1])
+    curve = [row for row in report.rows if row['block'] == 'odbb']
+    assert [row['branches'] for row in curve] == list(preset.sweep)
+    assert {row['block'] for row in report.rows} == {'odbb', 'plain', 'acb', 'dbb', 'repvgg'}
+    assert curve[0]['top-1 (%)'].values == tuple(score(f'vgg16_odbb_fashion-c20-seed{s}') for s in (0, 1))
+
+
+def test_figures6_to_11(fake_lab):
+    lab = fake_lab()
+    for arch in ARCHS:
+        folder = lab.folder / f'odbb_a0_digits-{arch.lower()}-seed0'
+        folder.mkdir()
+        blocks = find_candidates(ODBBBackbone(arch=arch, base_channels=8))
+        Genotype.from_preset('acb', {f'backbone.{n}': b for n, b in blocks.items()}).dump(folder / 'genotype.json')
+    report = genotypes.make(lab, PRESETS['digits'], [0, 1])
+    assert set(report.figures) == {f'-{arch}' for arch in ARCHS}
+    assert len(report.rows) == 3 * 22 + 3 * 28
+    assert report.rows[0] == {'arch': 'A0', 'block': 'backbone.stem', 'branches': 'kxk 1xk kx1'}
+
+
+def test_figure5_samples_trains_and_shares_what_its_supernet_shares(tiny, tiny_configs, tmp_path):
+    lab = Lab(tmp_path, tiny_configs, processes=2, log=lambda line: None)
+    report = figure5.make(lab, tiny, [0, 1])
+    keys = [(row['network'], row['weights'], row['epoch']) for row in report.rows]
+    assert keys == [(n, w, e) for n in ('supernet', 'subnet') for w in ('shared', 'unshared') for e in (1, 2)]
+    assert all(len(row['top-1 (%)'].values) == 2 for row in report.rows)
+    for kind, method in figure5.METHODS.items():
+        search = tmp_path / f'vgg16_{method}_tiny-unfrozen-seed1'
+        sampled = Genotype.load(search / 'genotype_2.json')
+        assert sampled.share_weights is (kind == 'shared') and sampled.num_branches == 20
+        # without a frozen phase the last sample is what the search ends with
+        assert dict(sampled) == dict(Genotype.load(search / 'genotype.json'))
+        trained = tmp_path / f'vgg16_plain_tiny-{kind}-epoch2-seed1'
+        assert (trained / 'fused.pth').exists()
+        assert repr(sampled['backbone.stage_2.0'][0]) in (trained / 'training.json').read_text().replace('"', "'")
+
+
+def test_table3_runs(tiny, tiny_configs, tmp_path, monkeypatch):
+    """Real trainings, few of them, to the files."""
+    monkeypatch.setattr(random_search, 'DRAWS', 2)
+    monkeypatch.setattr(table3, 'BUDGETS', ((20, 'acb'),))
+    lab = Lab(tmp_path / 'lab', tiny_configs, processes=2, log=lambda line: None)
+    report = table3.make(lab, tiny, [0])
+    report.write(tmp_path / 'out', 'command')
+    rows = list(csv.DictReader((tmp_path / 'out' / 'table3.csv').read_text().splitlines()))
+    assert [row['block'] for row in rows] == ['plain', 'acb', 'dbb', 'repvgg', 'random', 'odbb']
+    assert all(0 <= float(row['top-1 (%)']) <= 100 for row in rows)
