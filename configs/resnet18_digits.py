@@ -2,7 +2,16 @@
 _base_ = './repvgg_a0_digits.py'
 
 model = dict(
-    backbone=dict(_delete_=True, type='ResNet_CIFAR', depth=18, in_channels=1, stem_channels=8, base_channels=8),
+    backbone=dict(
+        _delete_=True,
+        type='ResNet_CIFAR',
+        depth=18,
+        in_channels=1,
+        stem_channels=8,
+        base_channels=8,
+        # blocks that start as identities learn too little in so few steps
+        zero_init_residual=False,
+    ),
     head=dict(in_channels=64),
 )
 

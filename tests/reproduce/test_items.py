@@ -1,12 +1,11 @@
 """Tables 3 and 4, Figures 4 to 11: the rows are the trainings' results, with the paper's beside them."""
 
-import csv
 import statistics
 
 import pytest
 
 from repnas_mm.models import ODBBBackbone
-from repnas_mm.reproduce import ITEMS, PRESETS, Lab, random_search
+from repnas_mm.reproduce import ITEMS, PRESETS, Lab
 from repnas_mm.reproduce.items import figure4, figure5, genotypes, table3, table4
 from repnas_mm.reproduce.presets import ARCHS
 from repnas_mm.search import Genotype, find_candidates
@@ -74,10 +73,10 @@ def test_figures6_to_11(fake_lab):
 
 def test_figure5_samples_trains_and_shares_what_its_supernet_shares(tiny, tiny_configs, tmp_path):
     lab = Lab(tmp_path, tiny_configs, processes=2, log=lambda line: None)
-    report = figure5.make(lab, tiny, [0, 1])
+    report = figure5.make(lab, tiny, [1])
     keys = [(row['network'], row['weights'], row['epoch']) for row in report.rows]
     assert keys == [(n, w, e) for n in ('supernet', 'subnet') for w in ('shared', 'unshared') for e in (1, 2)]
-    assert all(len(row['top-1 (%)'].values) == 2 for row in report.rows)
+    assert all(len(row['top-1 (%)'].values) == 1 for row in report.rows)
     for kind, method in figure5.METHODS.items():
         search = tmp_path / f'vgg16_{method}_tiny-unfrozen-seed1'
         sampled = Genotype.load(search / 'genotype_2.json')
@@ -87,15 +86,3 @@ def test_figure5_samples_trains_and_shares_what_its_supernet_shares(tiny, tiny_c
         trained = tmp_path / f'vgg16_plain_tiny-{kind}-epoch2-seed1'
         assert (trained / 'fused.pth').exists()
         assert repr(sampled['backbone.stage_2.0'][0]) in (trained / 'training.json').read_text().replace('"', "'")
-
-
-def test_table3_runs(tiny, tiny_configs, tmp_path, monkeypatch):
-    """Real trainings, few of them, to the files."""
-    monkeypatch.setattr(random_search, 'DRAWS', 2)
-    monkeypatch.setattr(table3, 'BUDGETS', ((20, 'acb'),))
-    lab = Lab(tmp_path / 'lab', tiny_configs, processes=2, log=lambda line: None)
-    report = table3.make(lab, tiny, [0])
-    report.write(tmp_path / 'out', 'command')
-    rows = list(csv.DictReader((tmp_path / 'out' / 'table3.csv').read_text().splitlines()))
-    assert [row['block'] for row in rows] == ['plain', 'acb', 'dbb', 'repvgg', 'random', 'odbb']
-    assert all(0 <= float(row['top-1 (%)']) <= 100 for row in rows)

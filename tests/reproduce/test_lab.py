@@ -30,9 +30,3 @@ def test_a_failure_is_named_when_the_others_are_done(tiny_configs, tmp_path):
         Lab(tmp_path, tiny_configs, log=lambda line: None).run([BROKEN, PLAIN])
     assert (tmp_path / 'plain' / 'result.json').exists()
     assert not (tmp_path / 'broken' / 'result.json').exists()
-
-
-def test_what_runs_alone_and_in_a_pool_gives_the_same(tiny_configs, tmp_path):
-    alone = Lab(tmp_path / 'one', tiny_configs, log=lambda line: None).run([PLAIN])
-    pooled = Lab(tmp_path / 'two', tiny_configs, processes=2, log=lambda line: None).run([PLAIN, OTHER])
-    assert alone[PLAIN].metrics == pooled[PLAIN].metrics
