@@ -31,7 +31,8 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# 0.025 would be the paper's lr at this batch size; blocks that share a kernel need less, see docs/reproduce.md
+# 0.025 would be the paper's lr at this batch size; the outputs of many branches add up, and the classifier behind them
+# then learns too fast to be stable
 optim_wrapper = dict(optimizer=dict(lr=0.0125))
 param_scheduler = dict(T_max=6, end=6)
 train_cfg = dict(max_epochs=6, val_interval=2)

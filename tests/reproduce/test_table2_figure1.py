@@ -69,3 +69,18 @@ def test_figure1(quick, fake_lab):
     assert (odbb['top-1 (%)'].values, repvgg['top-1 (%)'].values) == ((91, 91), (90, 90))
     assert (odbb['paper, ImageNet: top-1 (%)'], odbb['paper: V100, batch 128 (s)']) == (75.24, 0.031)
     assert 'mobilenetv2_digits-seed1' in {t.name for t in lab.asked}
+
+
+def test_figure1_on_imagenet_has_stock_networks_as_published(quick, fake_lab, monkeypatch):
+    network = nn.Identity()
+    network._config = Config(dict(model=dict(backbone={})))
+    monkeypatch.setattr(figure1, '_network', lambda *args, **kwargs: network)
+    monkeypatch.setattr(figure1, 'stock_network', lambda name: network)
+    report = figure1.make(lab := fake_lab(), PRESETS['imagenet'], [0])
+    rows = {row['model']: row for row in report.rows}
+    assert set(rows) == {f'{label}-{arch}' for label in ('ODBB', 'RepVGG') for arch in figure1.ARCHS} | (
+        set(table2.STOCK) - {'RepVGG-A1'}
+    )
+    assert rows['ResNet-18'] == {'model': 'ResNet-18', 'batch 128 (s)': 0.011, 'mmpretrain: top-1 (%)': 69.9}
+    assert rows['ODBB-B3']['paper, ImageNet: top-1 (%)'] == 80.97
+    assert len(lab.asked) == 12  # nothing stock is trained
