@@ -16,6 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from repnas_mm.datasets import write_coco_digits
+from repnas_mm.reproduce.data import place_data
 from repnas_mm.reproduce.transfer import backbone_from, classification_options, count_taken_over
 from repnas_mm.utils import atomic_write
 from repnas_mm.utils.cli import set_loader_defaults
@@ -44,11 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def detector_config(args: argparse.Namespace, **backbone) -> Config:
     """configs/centernet_odbb_digits.py; given arguments of the backbone, it trains that network without a search."""
     cfg = Config.fromfile(CONFIGS / f'{DETECTOR}.py')
-    annotations = {'train': 'train2017', 'val': 'val2017', 'test': 'val2017'}
-    for split, name in annotations.items():
-        cfg[f'{split}_dataloader'].dataset.data_root = str(args.data)
-        if split != 'train':
-            cfg[f'{split}_evaluator'].ann_file = str(args.data / 'annotations' / f'instances_{name}.json')
+    place_data(cfg, str(args.data))
     if args.detector_options:
         cfg.merge_from_dict(args.detector_options)
     if backbone:
