@@ -44,7 +44,7 @@ class ODBBlock(BaseModule):
         groups (int): Groups of every convolution. Defaults to 1.
         branches (Sequence[str], optional): The branches of a subnet-form block. Defaults to None: search form.
         share_weights (bool): Whether all branches use center crops of one K×K kernel (Eq. 5) or each has its own
-            weights. Defaults to True.
+            weights. The BNs of shared branches start with γ = 1 / number of branches. Defaults to True.
         norm_cfg (dict): BN or SyncBN. Defaults to ``dict(type='BN')``.
         act_cfg (dict, optional): None for no activation. Defaults to ``dict(type='ReLU', inplace=True)``.
         with_cp (bool): Recompute the branches in backward instead of keeping their activations; BN statistics are
@@ -109,6 +109,9 @@ class ODBBlock(BaseModule):
         self.branches = nn.ModuleDict({name: BRANCHES[name](*shape, norm_cfg, share_weights) for name in kept})
         if share_weights and any(branch.uses_kernel for branch in self.branches.values()):
             self.weight = new_kernel(out_channels, in_channels // groups, kernel_size, kernel_size)
+            # what crops of one kernel compute is alike and adds up: the block starts as their mean, not their sum
+            for branch in self.branches.values():
+                nn.init.constant_(branch.norm.weight, 1 / len(kept))
         if branches is None:
             # small and random, so that a ranking of untrained alphas does not prefer early blocks
             self.alpha = nn.Parameter(1e-3 * torch.randn(len(kept)))
