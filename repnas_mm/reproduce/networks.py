@@ -1,8 +1,10 @@
 """The trainings that items of the paper have in common, under names that let items share them."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..models import ODBBBackbone
+from ..search import Genotype
 from .presets import Preset
 from .report import Mean
 from .training import Result, Training
@@ -33,6 +35,12 @@ def ablation_network(preset: Preset, method: str, seed: int) -> Training:
 def search(preset: Preset, num_branches: int, seed: int) -> Training:
     """The search of Table 3 and Figure 4 with C = ``num_branches``."""
     return network(preset.ablation.format('odbb'), seed, f'c{num_branches}', custom_hooks__0__num_branches=num_branches)
+
+
+def from_scratch(preset: Preset, genotype: Path, seed: int, tag: str) -> Training:
+    """A searched genotype, trained on the whole schedule as hand-made networks are; ``tag`` says which one it is."""
+    options = dict(_delete_=True, **Genotype.load(genotype).to_dict())
+    return network(preset.ablation.format('plain'), seed, tag, model__backbone__genotype=options)
 
 
 def arch_network(preset: Preset, method: str, arch: str, seed: int) -> Training:

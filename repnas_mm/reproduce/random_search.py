@@ -17,8 +17,14 @@ def draw_and_choose(lab: Lab, preset: Preset, num_branches: int) -> tuple[int, d
     options = dict(
         model__backbone__genotype__num_branches=num_branches,
         train_cfg__max_epochs=preset.short_epochs,
-        param_scheduler__T_max=preset.short_epochs,
-        param_scheduler__end=preset.short_epochs,
+        param_scheduler=dict(
+            _delete_=True,
+            type='CosineAnnealingLR',
+            T_max=preset.short_epochs,
+            end=preset.short_epochs,
+            by_epoch=True,
+            convert_to_iter_based=True,
+        ),
         train_dataloader__dataset__indices=preset.trained_on,
     )
     for loader in ('val_dataloader', 'test_dataloader'):

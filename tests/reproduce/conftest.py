@@ -14,7 +14,7 @@ model = dict(backbone=dict(base_channels=2), head=dict(in_channels=16))
 train_dataloader = dict(dataset=dict(indices=64))
 val_dataloader = dict(batch_size=20, dataset=dict(indices=20))
 test_dataloader = val_dataloader
-param_scheduler = dict(T_max=2, end=2)
+param_scheduler = [dict(type='CosineAnnealingLR', T_max=2, end=2, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=2, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
 """

@@ -16,6 +16,13 @@ def score(name):
     return 80 + sum(map(ord, name)) % 1000 / 100
 
 
+def put_genotype(folder, backbone):
+    """What a search leaves, as if it had found ACB."""
+    folder.mkdir()
+    blocks = {f'backbone.{name}': block for name, block in find_candidates(backbone).items()}
+    Genotype.from_preset('acb', blocks).dump(folder / 'genotype.json')
+
+
 def test_every_item_of_a_preset_is_known():
     for preset in PRESETS.values():
         assert set(preset.items) <= set(ITEMS)
@@ -26,9 +33,12 @@ def test_every_item_of_a_preset_is_known():
 
 
 def test_table3(fake_lab):
-    report = table3.make(lab := fake_lab(score), PRESETS['digits'], [0, 1, 2])
+    lab = fake_lab(score)
+    for name in (f'vgg16_odbb_digits-c{c}-seed{seed}' for c in (39, 52) for seed in (0, 1, 2)):
+        put_genotype(lab.folder / name, ODBBBackbone(arch='VGG16', base_channels=4))
+    report = table3.make(lab, PRESETS['digits'], [0, 1, 2])
     rows = {(row['block'], row['branches']): row for row in report.rows}
-    compared = {(method, c) for method in ('random', 'odbb') for c in (39, 52)}
+    compared = {(method, c) for method in ('random', 'odbb', 'odbb, from scratch') for c in (39, 52)}
     assert set(rows) == {('plain', 13), ('acb', 39), ('dbb', 52), ('repvgg', 35)} | compared
     assert rows['odbb', 52]['top-1 (%)'].values == tuple(score(f'vgg16_odbb_digits-c52-seed{s}') for s in (0, 1, 2))
     base = statistics.mean(score(f'vgg16_plain_digits-seed{s}') for s in (0, 1, 2))
@@ -36,7 +46,12 @@ def test_table3(fake_lab):
     assert rows['odbb', 39]['paper, CIFAR-10: top-1 (%)'] == 94.68
     assert rows['odbb', 39]['paper: improvement (%)'] == 0.85
     assert rows['repvgg', 35]['paper, CIFAR-10: top-1 (%)'] is None
-    assert len(lab.asked) == 2 * 25 + 8 * 3
+    anew = [training for training in lab.asked if training.name.startswith('vgg16_plain_digits-odbb-c')]
+    assert rows['odbb, from scratch', 52]['top-1 (%)'].values == tuple(score(t.name) for t in anew[3:])
+    assert all(
+        t.options['model.backbone.genotype']['blocks']['backbone.stage_1.0'] == ['kxk', '1xk', 'kx1'] for t in anew
+    )
+    assert len(lab.asked) == 2 * 25 + 10 * 3
 
 
 def test_table4(fake_lab):
@@ -61,10 +76,7 @@ def test_figure4(fake_lab):
 def test_figures6_to_11(fake_lab):
     lab = fake_lab()
     for arch in ARCHS:
-        folder = lab.folder / f'odbb_a0_digits-{arch.lower()}-seed0'
-        folder.mkdir()
-        blocks = find_candidates(ODBBBackbone(arch=arch, base_channels=8))
-        Genotype.from_preset('acb', {f'backbone.{n}': b for n, b in blocks.items()}).dump(folder / 'genotype.json')
+        put_genotype(lab.folder / f'odbb_a0_digits-{arch.lower()}-seed0', ODBBBackbone(arch=arch, base_channels=8))
     report = genotypes.make(lab, PRESETS['digits'], [0, 1])
     assert set(report.figures) == {f'-{arch}' for arch in ARCHS}
     assert len(report.rows) == 3 * 22 + 3 * 28

@@ -8,7 +8,7 @@ from ...engine.checkpoint import build_model, load_file
 from ...search import Genotype
 from ...visualization import draw_tradeoff
 from ..lab import Lab
-from ..networks import ACCURACY, network
+from ..networks import ACCURACY, from_scratch, network
 from ..presets import Preset
 from ..report import Mean, Report
 from ..training import Result, Training
@@ -73,5 +73,4 @@ def _subnet(preset: Preset, kind: str, epoch: int, training: Training, result: R
         checkpoint = load_file(result.folder / f'epoch_{epoch}.pth')
         model = build_model(Config.fromfile(result.folder / f'{training.config}.py'), checkpoint)
         Genotype.from_model(model, dict(config=training.config, seed=seed, epoch=epoch)).dump(path)
-    genotype = dict(_delete_=True, **Genotype.load(path).to_dict())
-    return network(preset.ablation.format('plain'), seed, f'{kind}-epoch{epoch}', model__backbone__genotype=genotype)
+    return from_scratch(preset, path, seed, f'{kind}-epoch{epoch}')
