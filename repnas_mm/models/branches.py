@@ -10,6 +10,10 @@ Every branch is a linear map followed by its own BN, and keeps one contract:
 The order of the classes below is the order of the branches everywhere.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from ..search.space import register_branch
 from . import reparam
 from .norm import border_value, build_norm, call_norm, scale_and_shift
+from .recipe import keep_recipe
 
 
 class BlockCall:
@@ -26,19 +31,26 @@ class BlockCall:
     first pass and True when activation checkpointing runs the same call again: then BN statistics stay as they are and
     the borders of the first pass are padded again. ``pointwise`` is the output of the shared 1×1 convolution. A pass is
     a ``with`` block, because torch ends a recomputation early, by an exception.
+
+    With ``recipes``, `keep` makes autograd compute a tensor again in backward instead of keeping it.
     """
 
-    def __init__(self, padding: tuple[int, int, int, int]):
+    def __init__(self, padding: tuple[int, int, int, int], recipes: bool = False):
         self.padding = padding
-        self.recompute = False
+        self.recipes = recipes
+        self.open = self.recompute = False
         self.borders: dict[str, Tensor] = {}
         self.pointwise: Tensor | None = None
 
     def __enter__(self) -> None:
-        pass
+        self.open = True
 
     def __exit__(self, *_) -> None:
-        self.recompute, self.pointwise = True, None
+        self.open, self.recompute, self.pointwise = False, True, None
+
+    def keep(self, tensor: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager:
+        """Context in which operations that need ``tensor`` in backward will call ``make``, after this pass."""
+        return keep_recipe(tensor, make) if self.recipes and not self.recompute else nullcontext()
 
 
 class Branch(nn.Module):
@@ -52,6 +64,8 @@ class Branch(nn.Module):
 
     name: str
     uses_kernel = True
+    # whether backward may compute what comes before the last BN again, instead of keeping it
+    cheap = False
     # (height, width) of the branch's own convolution, of the shared kernel's crop; 'K' is the block's kernel size
     window: tuple = ('K', 'K')
 
@@ -76,8 +90,10 @@ class Branch(nn.Module):
 
     def linear(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Tensor:
         """What comes before the last BN: (N, in, H, W) -> (N, out, H / stride, W / stride)."""
-        # A crop is a strided view, on which the CPU's channels-last convolution crashes.
-        return conv2d(x, self.crop(kernel).contiguous(), self.stride, self.padding(call), self.groups)
+        crop = partial(contiguous_crop, self, kernel)
+        weight = crop()
+        with call.keep(weight, crop):
+            return conv2d(x, weight, self.stride, self.padding(call), self.groups)
 
     def padding(self, call: BlockCall) -> tuple[int, int, int, int]:
         """Left, right, top and bottom pixels that center this branch's window where the K×K one is; negative crops."""
@@ -90,7 +106,9 @@ class Branch(nn.Module):
         return reparam.pad_kernel(self.crop(kernel), self.kernel_size), None
 
     def forward(self, x: Tensor, kernel: Tensor | None, gate: Tensor | None, call: BlockCall) -> Tensor:
-        return call_norm(self.norm, self.linear(x, kernel, call), gate, not call.recompute)
+        y = self.linear(x, kernel, call)
+        with call.keep(y, lambda: self.linear(x, kernel, call)) if self.cheap else nullcontext():
+            return call_norm(self.norm, y, gate, not call.recompute)
 
     @torch.no_grad()
     def equivalent(self, kernel: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -100,21 +118,28 @@ class Branch(nn.Module):
         kernel, shift = reparam.fuse_norm(kernel.double(), scale, shift)
         return kernel, shift if bias is None else shift + scale * bias
 
-    def padded_norm(self, norm: nn.Module, x: Tensor, call: BlockCall) -> Tensor:
-        """The inner BN, then the K×K window's padding, of this BN's answer to a zero pixel (border padding).
+    def inner_norm_over_border(self, make: Callable[[], Tensor], call: BlockCall) -> tuple[Tensor, Tensor]:
+        """The inner BN of what ``make`` computes, less its answer to a zero pixel, and that answer, (C,).
 
-        A zero pad there would not fuse: the bias of the first conv has to pass through the padding too.
+        Border padding (DESIGN 2) is padding with that answer; a zero pad would not fuse, since the bias of the first
+        conv has to pass through the padding too. Over the border, padding is zeros again, which convolutions and
+        poolings do themselves, and what the border adds to them is a constant a channel.
         """
-        x = call_norm(norm, x, update_stats=not call.recompute)
+        x = make()
+        with call.keep(x, make):
+            x = call_norm(self.inner_norm, x, update_stats=not call.recompute)
         if self.name not in call.borders:
-            call.borders[self.name] = border_value(norm)
-        return pad_border(x, call.borders[self.name], call.padding)
+            call.borders[self.name] = border_value(self.inner_norm)
+        border = call.borders[self.name]
+        # in place: BN's backward needs its input, not its output
+        return x.sub_(border.to(x.dtype).view(1, -1, 1, 1)), border
 
 
 @register_branch('1x1')
 class PointwiseBranch(Branch):
     """1×1 convolution."""
 
+    cheap = True
     window = (1, 1)
 
     def linear(self, x, kernel, call):
@@ -150,9 +175,15 @@ class PointwiseFullBranch(Branch):
         return delta + identity
 
     def linear(self, x, kernel, call):
-        x = F.conv2d(x, self.inner_kernel(kernel), groups=self.groups)
-        x = self.padded_norm(self.inner_norm, x, call)
-        return F.conv2d(x, self.crop(kernel).contiguous(), None, self.stride, 0, 1, self.groups)
+        inner = partial(F.conv2d, x, self.inner_kernel(kernel), groups=self.groups)
+        x, border = self.inner_norm_over_border(inner, call)
+        kernel = self.crop(kernel).contiguous()
+        by_group = kernel.sum((2, 3)).view(self.groups, -1, kernel.shape[1])
+        bias = (by_group @ border.view(self.groups, -1, 1)).flatten()
+        if self.norm.training:
+            bias = bias.detach()  # a BN that subtracts the mean has no gradient for a constant
+        with call.keep(x, lambda: self.inner_norm_over_border(inner, call)[0]):
+            return conv2d(x, kernel, self.stride, self.padding(call), self.groups, bias)
 
     def linear_equivalent(self, kernel):
         first = reparam.fuse_norm(self.inner_kernel(kernel).double(), *scale_and_shift(self.inner_norm))
@@ -164,6 +195,7 @@ class PointwiseFullBranch(Branch):
 class PointwiseAvgBranch(Branch):
     """1×1 convolution, BN, border padding, K×K average pooling."""
 
+    cheap = True
     window = (1, 1)
 
     def __init__(self, in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared):
@@ -171,8 +203,15 @@ class PointwiseAvgBranch(Branch):
         self.inner_norm = build_norm(norm_cfg, out_channels)
 
     def linear(self, x, kernel, call):
-        x = F.conv2d(x, self.weight, groups=self.groups) if kernel is None else shared_pointwise(self, x, kernel, call)
-        return F.avg_pool2d(self.padded_norm(self.inner_norm, x, call), self.kernel_size, self.stride)
+        if kernel is None:
+            inner = partial(F.conv2d, x, self.weight, groups=self.groups)
+        else:
+            inner = partial(shared_pointwise, self, x, kernel, call)
+        x, border = self.inner_norm_over_border(inner, call)
+        # the backward of a pooling needs the shape of its input only
+        with call.keep(x, partial(torch.empty_strided, x.shape, x.stride(), dtype=x.dtype, device=x.device)):
+            y = avg_pool2d(x, self.kernel_size, self.stride, call.padding)
+        return y.add_(border.to(y.dtype).view(1, -1, 1, 1))
 
     def linear_equivalent(self, kernel):
         first = reparam.fuse_norm(self.crop(kernel).double(), *scale_and_shift(self.inner_norm))
@@ -224,30 +263,47 @@ def new_kernel(*shape: int) -> nn.Parameter:
     return kernel
 
 
+def contiguous_crop(branch: Branch, kernel: Tensor | None) -> Tensor:
+    """The branch's kernel; on a crop's strided view the CPU's channels-last convolution crashes."""
+    return branch.crop(kernel).contiguous()
+
+
 def shared_pointwise(branch: Branch, x: Tensor, kernel: Tensor, call: BlockCall) -> Tensor:
     """x under the shared kernel's center at stride 1, which `1x1` and the head of `1x1_avg` compute once together."""
-    if call.pointwise is None:
-        call.pointwise = F.conv2d(x, reparam.crop_kernel(kernel, 1, 1).contiguous(), groups=branch.groups)
-    return call.pointwise
+    if call.pointwise is not None:
+        return call.pointwise
+    crop = partial(contiguous_crop, branch, kernel)
+    weight = crop()
+    with call.keep(weight, crop):
+        y = F.conv2d(x, weight, groups=branch.groups)
+    if call.open:
+        call.pointwise = y
+    return y
 
 
-def conv2d(x: Tensor, kernel: Tensor, stride: int, padding: tuple[int, int, int, int], groups: int) -> Tensor:
+def conv2d(
+    x: Tensor,
+    kernel: Tensor,
+    stride: int,
+    padding: tuple[int, int, int, int],
+    groups: int,
+    bias: Tensor | None = None,
+) -> Tensor:
     """Convolution with (left, right, top, bottom) pixels of zero padding, where negative ones crop."""
     left, right, top, bottom = padding
     if left != right or top != bottom or min(padding) < 0:
         x, left, top = pad_zeros(x, padding), 0, 0
-    return F.conv2d(x, kernel, None, stride, (top, left), 1, groups)
+    return F.conv2d(x, kernel, bias, stride, (top, left), 1, groups)
+
+
+def avg_pool2d(x: Tensor, size: int, stride: int, padding: tuple[int, int, int, int]) -> Tensor:
+    """Average pooling with (left, right, top, bottom) pixels of zero padding, which count."""
+    left, right, top, bottom = padding
+    if left != right or top != bottom or max(padding) > size // 2:
+        x, left, top = pad_zeros(x, padding), 0, 0
+    return F.avg_pool2d(x, size, stride, (top, left))
 
 
 def pad_zeros(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
     """(N, C, H, W) with (left, right, top, bottom) pixels of zeros, where negative ones crop; itself if all are 0."""
     return F.pad(x, padding) if any(padding) else x
-
-
-def pad_border(x: Tensor, border: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    """(N, C, H, W) with (left, right, top, bottom) pixels of ``border`` (C,), a value a channel."""
-    n, c, h, w = x.shape
-    left, right, top, bottom = padding
-    padded = border.to(x.dtype).view(1, c, 1, 1).expand(n, c, h + top + bottom, w + left + right).clone()
-    padded[:, :, top : top + h, left : left + w] = x
-    return padded

@@ -172,7 +172,7 @@ class ODBBlock(BaseModule):
             return self.act(self.reparam(x))
         if self.warm_started and self.training:
             self._settle(x)
-        branches = partial(self._sum_branches, call=BlockCall(self._padding(x)))
+        branches = partial(self._sum_branches, call=BlockCall(self._padding(x), not self.with_cp))
         if self.with_cp and x.requires_grad:
             out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)
         else:

@@ -2,11 +2,15 @@
 
 import math
 import re
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 
 import torch
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 _UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30}
 
@@ -26,8 +30,8 @@ def parse_bytes(size: int | str) -> int:
 def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, kept: tuple[int, ...]) -> int:
     """Bytes that one training forward of ``block`` keeps for backward.
 
-    The forward really runs, on a copy without data (torch's meta device), and every storage that autograd saves is
-    counted once. Parameters are not counted, nor is the input, which the module before has counted as its output.
+    The forward really runs, on a copy without data (torch's meta device). Parameters are not counted, nor is the
+    input, which the module before has counted as its output.
 
     Args:
         block: An ODBB block in search form.
@@ -40,20 +44,39 @@ def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, ke
     copy.warm_started = False  # settling on the first batch's statistics is not part of a step, and needs data
     copy.set_active([j in kept for j in range(len(copy.candidates))], noise)
     x = torch.empty(shape, dtype=dtype, device='meta', requires_grad=True)
-    owned = {t.untyped_storage()._cdata for t in (x, *copy.parameters(), *copy.buffers())}
-    storages = {}
+    with torch.enable_grad():
+        # a view of the input, so that an in-place operation in the block may not meet a leaf
+        return kept_bytes(lambda: copy(x.view_as(x)), (x, *copy.parameters(), *copy.buffers()))
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        # the storage itself is kept too: a freed one could be given the same address again
-        storages[storage._cdata] = storage
-        return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # a copy of the input, so that an in-place operation in the block may not meet a leaf
-        out = copy(x.view_as(x))
-    del out
-    return sum(storage.nbytes() for key, storage in storages.items() if key not in owned)
+def kept_bytes(forward: Callable[[], torch.Tensor], owned: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages that ``forward`` made and that live as long as the graph behind its result does.
+
+    What autograd saves is among them, and so is what the graph's hooks hold on to. Storages of ``owned`` tensors are
+    not counted, nor is that of the result, unless backward needs it.
+    """
+    owned = {tensor.untyped_storage()._cdata for tensor in owned}
+    with _MadeStorages() as made:
+        graph = forward().grad_fn
+    alive = sum(size for ref, size in made.sizes.items() if not ref.expired() and ref.cdata not in owned)
+    del graph
+    return alive
+
+
+class _MadeStorages(TorchDispatchMode):
+    """Remembers, without holding it, every storage in which an operation leaves its result."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.sizes[StorageWeakRef(storage)] = storage.nbytes()
+        return result
 
 
 class BlockMemory:

@@ -218,7 +218,7 @@ def test_without_a_frozen_phase_bn_statistics_are_recalibrated(small_cfg, run):
 def test_memory_constraint_searches_too(small_cfg, run, tmp_path):
     small_cfg.custom_hooks[0].num_branches = None
     counts = []
-    for i, memory in enumerate(('500KB', '650KB')):
+    for i, memory in enumerate(('130KB', '190KB')):
         small_cfg.custom_hooks[0].memory = memory
         small_cfg.work_dir = str(tmp_path / str(i))
         watch = Watch()

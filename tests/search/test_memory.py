@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from repnas_mm.models import ODBBlock
 from repnas_mm.search.memory import BlockMemory, parse_bytes, saved_bytes
@@ -46,21 +47,14 @@ def test_a_size_that_is_no_number_of_bytes_is_refused(size):
 
 
 def really_saved(block: nn.Module, x: torch.Tensor, kept: tuple[int, ...]) -> int:
-    """Bytes of every storage that one real training forward saves, without parameters, buffers and the input."""
+    """What the allocator has given out and not got back when one real training forward is over, but for its output."""
     block = deepcopy(block).train()
     block.set_active([j in kept for j in range(len(block.candidates))], torch.zeros(len(block.candidates)))
-    saved = []
-
-    def pack(tensor):
-        saved.append(tensor)
-        return tensor
-
     x.requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        block(x)
-    own = {t.untyped_storage().data_ptr() for t in (x, *block.parameters(), *block.buffers())}
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
-    return sum(nbytes for address, nbytes in storages.items() if address not in own)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        graph = block(x).grad_fn
+    assert graph is not None
+    return sum(event.self_cpu_memory_usage for event in profiler.key_averages())
 
 
 SHAPES = {
@@ -87,7 +81,7 @@ def test_saved_bytes_are_what_a_real_forward_saves(shape, kept):
     block = ODBBlock(**SHAPES[shape])
     x = torch.randn(4, block.in_channels, 24, 24)
     expected = really_saved(block, x, kept)
-    assert saved_bytes(block, tuple(x.shape), x.dtype, kept) == pytest.approx(expected, rel=0.01)
+    assert saved_bytes(block, tuple(x.shape), x.dtype, kept) == pytest.approx(expected, rel=0.01, abs=64)
 
 
 def test_branches_that_share_a_convolution_do_not_add_up():
