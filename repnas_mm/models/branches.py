@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..search.space import register_branch
 from . import reparam
+from .moments import Moments, exact, fold_norm, input_moments
 from .norm import border_value, build_norm, call_norm, scale_and_shift
 from .recipe import keep_recipe
 
@@ -29,8 +30,9 @@ class BlockCall:
 
     ``padding`` is what the K×K window pads with zeros: (left, right, top, bottom) pixels. ``recompute`` is False in the
     first pass and True when activation checkpointing runs the same call again: then BN statistics stay as they are and
-    the borders of the first pass are padded again. ``pointwise`` is the output of the shared 1×1 convolution. A pass is
-    a ``with`` block, because torch ends a recomputation early, by an exception.
+    the borders of the first pass are padded again. ``pointwise`` is the output of the shared 1×1 convolution, and
+    `moments` are those of the block's input, computed once a pass. A pass is a ``with`` block, because torch ends a
+    recomputation early, by an exception.
 
     With ``recipes``, `keep` makes autograd compute a tensor again in backward instead of keeping it.
     """
@@ -41,16 +43,23 @@ class BlockCall:
         self.open = self.recompute = False
         self.borders: dict[str, Tensor] = {}
         self.pointwise: Tensor | None = None
+        self._moments: Moments | None = None
 
     def __enter__(self) -> None:
         self.open = True
 
     def __exit__(self, *_) -> None:
-        self.open, self.recompute, self.pointwise = False, True, None
+        self.open, self.recompute, self.pointwise, self._moments = False, True, None, None
 
     def keep(self, tensor: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager:
         """Context in which operations that need ``tensor`` in backward will call ``make``, after this pass."""
         return keep_recipe(tensor, make) if self.recipes and not self.recompute else nullcontext()
+
+    def moments(self, x: Tensor, groups: int) -> Moments:
+        """Of the block's input ``x``."""
+        if self._moments is None:
+            self._moments = input_moments(x, groups)
+        return self._moments
 
 
 class Branch(nn.Module):
@@ -90,7 +99,7 @@ class Branch(nn.Module):
 
     def linear(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Tensor:
         """What comes before the last BN: (N, in, H, W) -> (N, out, H / stride, W / stride)."""
-        crop = partial(contiguous_crop, self, kernel)
+        crop = partial(self.crop, kernel)
         weight = crop()
         with call.keep(weight, crop):
             return conv2d(x, weight, self.stride, self.padding(call), self.groups)
@@ -101,13 +110,18 @@ class Branch(nn.Module):
         left, right, top, bottom = call.padding
         return left - cols, right - cols, top - rows, bottom - rows
 
+    def plan(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Callable[[], Tensor]:
+        """What computes `linear`, once in the forward pass and, if the branch is ``cheap``, once more in backward."""
+        return partial(self.linear, x, kernel, call)
+
     def linear_equivalent(self, kernel: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Kernel (K×K) and bias (or None for zero) of `linear`, in eval mode, float64."""
         return reparam.pad_kernel(self.crop(kernel), self.kernel_size), None
 
     def forward(self, x: Tensor, kernel: Tensor | None, gate: Tensor | None, call: BlockCall) -> Tensor:
-        y = self.linear(x, kernel, call)
-        with call.keep(y, lambda: self.linear(x, kernel, call)) if self.cheap else nullcontext():
+        make = self.plan(x, kernel, call)
+        y = make()
+        with call.keep(y, make) if self.cheap else nullcontext():
             return call_norm(self.norm, y, gate, not call.recompute)
 
     @torch.no_grad()
@@ -128,11 +142,29 @@ class Branch(nn.Module):
         x = make()
         with call.keep(x, make):
             x = call_norm(self.inner_norm, x, update_stats=not call.recompute)
-        if self.name not in call.borders:
-            call.borders[self.name] = border_value(self.inner_norm)
-        border = call.borders[self.name]
+        border = self.border(call)
         # in place: BN's backward needs its input, not its output
         return x.sub_(border.to(x.dtype).view(1, -1, 1, 1)), border
+
+    def border(self, call: BlockCall) -> Tensor:
+        """The inner BN's answer to a zero pixel, (C,), in every pass that of the first."""
+        if self.name not in call.borders:
+            call.borders[self.name] = border_value(self.inner_norm)
+        return call.borders[self.name]
+
+    def folds(self) -> bool:
+        """Whether 1×1 and inner BN shall become one 1×1, with statistics from the moments of the block's input.
+
+        That is where a stride would leave out most of what they compute. A SyncBN is left to itself.
+        """
+        return self.stride > 1 and type(self.inner_norm) is nn.BatchNorm2d
+
+    def fold(self, x: Tensor, kernel: Tensor, call: BlockCall) -> tuple[Tensor, Tensor, Tensor]:
+        """The 1×1 ``kernel`` and the inner BN over the border value, as a kernel and a bias (C,); and that value."""
+        moments = call.moments(x, self.groups) if self.inner_norm.training else None
+        scale, shift = fold_norm(self.inner_norm, kernel, moments, not call.recompute)
+        border = self.border(call)
+        return kernel * scale.view(-1, 1, 1, 1), shift - border, border
 
 
 @register_branch('1x1')
@@ -175,15 +207,34 @@ class PointwiseFullBranch(Branch):
         return delta + identity
 
     def linear(self, x, kernel, call):
-        inner = partial(F.conv2d, x, self.inner_kernel(kernel), groups=self.groups)
+        first, second = self.inner_kernel(kernel), self.crop(kernel)
+        # one kernel for both convolutions costs out * in * in * K * K multiply-adds, however many pixels there are
+        if self.folds() and self.out_channels * self.kernel_size**2 <= x[:, 0].numel():
+            return self.merged(x, first, second, call)
+        inner = partial(F.conv2d, x, first, groups=self.groups)
         x, border = self.inner_norm_over_border(inner, call)
-        kernel = self.crop(kernel).contiguous()
+        with call.keep(x, lambda: self.inner_norm_over_border(inner, call)[0]):
+            bias = self.border_bias(second, border)
+            return conv2d(x, second, self.stride, self.padding(call), self.groups, bias)
+
+    def border_bias(self, kernel: Tensor, border: Tensor) -> Tensor:
+        """What the K×K ``kernel`` makes of the border value, (out,)."""
         by_group = kernel.sum((2, 3)).view(self.groups, -1, kernel.shape[1])
         bias = (by_group @ border.view(self.groups, -1, 1)).flatten()
-        if self.norm.training:
-            bias = bias.detach()  # a BN that subtracts the mean has no gradient for a constant
-        with call.keep(x, lambda: self.inner_norm_over_border(inner, call)[0]):
-            return conv2d(x, kernel, self.stride, self.padding(call), self.groups, bias)
+        # a BN that subtracts the mean has no gradient for a constant
+        return bias.detach() if self.norm.training else bias
+
+    def merged(self, x: Tensor, first: Tensor, second: Tensor, call: BlockCall) -> Tensor:
+        """`linear` as one convolution with the kernels of both, and what the inner BN's bias adds to it."""
+        with exact(x.device):
+            first, shift, border = self.fold(x, first, call)
+            merge = partial(reparam.merge_pointwise, first, second, self.groups)
+            kernel, shifts = merge(), reparam.merge_pointwise(shift.view(-1, 1, 1, 1), second, self.groups)
+        with call.keep(kernel, merge):
+            bias = self.border_bias(second, border)
+            y = conv2d(x, kernel, self.stride, self.padding(call), self.groups, bias)
+        inside = x.new_ones(1, 1, *x.shape[2:])
+        return y.add_(conv2d(inside, shifts, self.stride, self.padding(call), 1))
 
     def linear_equivalent(self, kernel):
         first = reparam.fuse_norm(self.inner_kernel(kernel).double(), *scale_and_shift(self.inner_norm))
@@ -201,6 +252,17 @@ class PointwiseAvgBranch(Branch):
     def __init__(self, in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared):
         super().__init__(in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared)
         self.inner_norm = build_norm(norm_cfg, out_channels)
+
+    def plan(self, x, kernel, call):
+        if not self.folds():
+            return super().plan(x, kernel, call)
+        with exact(x.device):
+            first, shift, border = self.fold(x, self.crop(kernel), call)
+            inside = avg_pool2d(x.new_ones(1, 1, *x.shape[2:]), self.kernel_size, self.stride, call.padding)
+            shift = shift.view(1, -1, 1, 1) * inside
+        # pooling and 1×1 may change places, and after the stride there are fewer pixels
+        pooled = avg_pool2d(x, self.kernel_size, self.stride, call.padding)
+        return lambda: F.conv2d(pooled, first, border.to(first.dtype), groups=self.groups).add_(shift)
 
     def linear(self, x, kernel, call):
         if kernel is None:
@@ -263,16 +325,11 @@ def new_kernel(*shape: int) -> nn.Parameter:
     return kernel
 
 
-def contiguous_crop(branch: Branch, kernel: Tensor | None) -> Tensor:
-    """The branch's kernel; on a crop's strided view the CPU's channels-last convolution crashes."""
-    return branch.crop(kernel).contiguous()
-
-
 def shared_pointwise(branch: Branch, x: Tensor, kernel: Tensor, call: BlockCall) -> Tensor:
     """x under the shared kernel's center at stride 1, which `1x1` and the head of `1x1_avg` compute once together."""
     if call.pointwise is not None:
         return call.pointwise
-    crop = partial(contiguous_crop, branch, kernel)
+    crop = partial(branch.crop, kernel)
     weight = crop()
     with call.keep(weight, crop):
         y = F.conv2d(x, weight, groups=branch.groups)

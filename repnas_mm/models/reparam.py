@@ -13,9 +13,12 @@ Pair = tuple[Tensor, Tensor]
 
 
 def crop_kernel(kernel: Tensor, height: int, width: int) -> Tensor:
-    """The ``height`` × ``width`` center of a kernel, as a view (Eq. 5). Odd sizes."""
-    top, left = (kernel.shape[2] - height) // 2, (kernel.shape[3] - width) // 2
-    return kernel[:, :, top : top + height, left : left + width]
+    """The ``height`` × ``width`` center of a kernel (Eq. 5), contiguous. Odd sizes."""
+    if kernel.shape[2:] == (height, width):
+        return kernel
+    # one operation, and one in backward; on a view the CPU's channels-last convolution crashes
+    rows, cols = (kernel.shape[2] - height) // 2, (kernel.shape[3] - width) // 2
+    return F.pad(kernel, (-cols, -cols, -rows, -rows))
 
 
 def pad_kernel(kernel: Tensor, size: int) -> Tensor:
@@ -45,12 +48,22 @@ def fuse_sequence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], g
         kernel (out, in // groups, K, K) and bias (out,).
     """
     (kernel1, bias1), (kernel2, bias2) = first, second
-    kernel1 = kernel1.reshape(groups, kernel1.shape[0] // groups, kernel1.shape[1])
-    size = kernel2.shape[2:]
-    kernel2 = kernel2.reshape(groups, kernel2.shape[0] // groups, kernel2.shape[1], *size)
-    kernel = torch.einsum('gomhw,gmi->goihw', kernel2, kernel1)
-    bias = torch.einsum('gomhw,gm->go', kernel2, bias1.reshape(groups, -1))
-    return kernel.reshape(-1, kernel1.shape[2], *size), bias.reshape(-1) + bias2
+    bias = merge_pointwise(bias1.reshape(-1, 1, 1, 1), kernel2, groups).sum((1, 2, 3))
+    return merge_pointwise(kernel1, kernel2, groups), bias + bias2
+
+
+def merge_pointwise(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
+    """Kernel (mid, in // groups, 1, 1) and the kernel behind it (out, mid // groups, K, K), as one: Eq. 3 for kernels.
+
+    Returns:
+        (out, in // groups, K, K).
+    """
+    width, size = first.shape[1], second.shape[2:]
+    # a convolution of kernels: its images are the second's outputs, its pixels the second's window
+    images = second.view(groups, -1, *second.shape[1:]).transpose(0, 1).flatten(1, 2)
+    kernel = first.view(groups, -1, width).mT.reshape(groups * width, -1, 1, 1)
+    merged = F.conv2d(images, kernel, groups=groups)
+    return merged.view(-1, groups, width, *size).transpose(0, 1).flatten(0, 1)
 
 
 def identity_kernel(channels: int, groups: int = 1, size: int = 1, **factory) -> Tensor:

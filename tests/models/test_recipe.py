@@ -46,8 +46,9 @@ def test_every_number_is_the_same_bit_for_bit(share_weights, stride, training, w
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def test_under_autocast_backward_computes_in_the_precision_of_the_forward(without_recipes):
-    block, image = make_block(dtype=torch.float32), torch.randn(*IMAGE)
+@pytest.mark.parametrize('stride', [1, 2])
+def test_under_autocast_backward_computes_in_the_precision_of_the_forward(stride, without_recipes):
+    block, image = make_block(dtype=torch.float32, stride=stride), torch.randn(*IMAGE)
     got, expected = step(block, image, torch.bfloat16), without_recipes(step, block, image, torch.bfloat16)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 

@@ -32,10 +32,25 @@ def test_crop_kernel_takes_the_rows_and_columns_of_eq_5(k):
             assert torch.equal(reparam.crop_kernel(kernel, height, width), eq5_crop(kernel, height, width))
 
 
-def test_crop_kernel_is_a_view_so_that_training_a_crop_trains_the_kernel():
-    kernel = torch.zeros(2, 2, 5, 5)
-    reparam.crop_kernel(kernel, 1, 3).add_(1)
-    assert kernel[0, 0].tolist() == [[0] * 5, [0] * 5, [0, 1, 1, 1, 0], [0] * 5, [0] * 5]
+def test_training_a_crop_trains_the_kernel():
+    kernel = torch.zeros(2, 2, 5, 5, requires_grad=True)
+    reparam.crop_kernel(kernel, 1, 3).sum().backward()
+    assert kernel.grad[0, 0].tolist() == [[0] * 5, [0] * 5, [0, 1, 1, 1, 0], [0] * 5, [0] * 5]
+
+
+@quick
+@given(size=odd, groups=few, inputs=few, middle=few, outputs=few, seed=seeds)
+def test_merge_pointwise_is_the_sum_over_what_lies_between(size, groups, inputs, middle, outputs, seed):
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(groups * middle, inputs, 1, 1, generator=generator, dtype=torch.float64)
+    second = torch.randn(groups * outputs, middle, size, size, generator=generator, dtype=torch.float64)
+    merged = reparam.merge_pointwise(first, second, groups)
+    assert merged.shape == (groups * outputs, inputs, size, size)
+    for o in range(groups * outputs):
+        for i in range(inputs):
+            between = [o // outputs * middle + m for m in range(middle)]
+            expected = sum(second[o, m] * first[between[m], i, 0, 0] for m in range(middle))
+            torch.testing.assert_close(merged[o, i], expected)
 
 
 @quick
