@@ -2,7 +2,6 @@
 
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -18,6 +17,7 @@ from ..engine.alpha_optimizer import AlphaOptimizer
 from ..engine.fusing import exact_float32
 from ..engine.hooks import RepNASHook
 from ..search import BranchSearch, find_blocks
+from ..utils.timing import take_turns
 
 #: Rounds go on for so many seconds, within these numbers
 SECONDS, MIN_ROUNDS, MAX_ROUNDS = 10.0, 3, 20
@@ -56,8 +56,6 @@ def latencies(
     device: torch.device | str = 'cpu',
 ) -> dict[str, float]:
     """Name -> median seconds of a forward in eval mode, in float32 without TF32.
-
-    The models run in turns, so that whatever else the machine does slows all of them alike.
 
     Args:
         models: Moved to the device and memory format, in place.
@@ -133,28 +131,6 @@ def _random_batch(cfg: Config) -> dict:
 
 
 def _medians(runs: Mapping[str, Callable]) -> dict[str, float]:
-    """Median seconds of each: one round to warm up, then rounds until the time is over."""
-    for run in runs.values():
-        _seconds(run)
-    measured = {name: [] for name in runs}
-    start = time.monotonic()
-    for done in range(MAX_ROUNDS):
-        if done >= MIN_ROUNDS and time.monotonic() - start > SECONDS:
-            break
-        for name, run in runs.items():
-            measured[name].append(_seconds(run))
+    """Median seconds of each."""
+    measured = take_turns(runs, MIN_ROUNDS, MAX_ROUNDS, SECONDS)
     return {name: statistics.median(seconds) for name, seconds in measured.items()}
-
-
-def _seconds(run: Callable) -> float:
-    _wait()
-    start = time.perf_counter()
-    run()
-    _wait()
-    return time.perf_counter() - start
-
-
-def _wait() -> None:
-    """Until the GPU has done all that it was told to."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

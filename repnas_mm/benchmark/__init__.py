@@ -1,0 +1,7 @@
+from . import growth, hook, kept, latency, step
+from .networks import Setting
+
+#: What is measured -> lines of the table, from a setting and how many times
+MEASURES = {'kept': kept.measure, 'step': step.measure, 'hook': hook.measure, 'latency': latency.measure}
+
+__all__ = ['MEASURES', 'Setting', 'growth']

@@ -1,0 +1,39 @@
+"""The gates under which the search is measured: random ones, as when it starts, and a genotype, as when it ends."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import nn
+
+from ..models import ODBBBackbone
+from ..search import BranchSearch, find_blocks, resolve_genotype
+from .naive import naive_blocks
+
+#: The one arch whose searched genotype the paper's authors published
+CONVERGED = {'A0': 'odbb_a0_authors'}
+
+
+def draws(
+    backbone: ODBBBackbone, rival: nn.Module, num_branches: int, arch: str, random: int, fixed: int
+) -> Iterator[str]:
+    """Set the gates of ``backbone`` and of its naive copy ``rival``; yields what they are: random or converged.
+
+    Random gates are what the search draws at C = ``num_branches``, so many times; converged ones are the authors'
+    genotype, if there is one for the arch.
+    """
+    search = BranchSearch(find_blocks(backbone), num_branches)
+    same = BranchSearch(naive_blocks(rival), num_branches)
+    for i in range(random + (fixed if arch in CONVERGED else 0)):
+        mask, noise = search.sample()
+        if i >= random:
+            genotype = resolve_genotype(CONVERGED[arch], search.candidates)
+            mask = np.array([name in genotype[block] for block, names in search.candidates.items() for name in names])
+        search.apply(mask, noise)
+        same.apply(mask, noise)
+        yield 'random' if i < random else 'converged'
+
+
+def repvgg_branches(backbone: nn.Module) -> int:
+    """Convolutions and identities of mmpretrain's RepVGG: the C at which the search has as many branches."""
+    names = ('branch_3x3', 'branch_1x1', 'branch_norm')
+    return sum(getattr(block, name, None) is not None for block in backbone.modules() for name in names)
