@@ -22,7 +22,7 @@ from ..search.space import register_branch
 from . import reparam
 from .moments import Moments, exact, fold_norm, input_moments
 from .norm import border_value, build_norm, call_norm, scale_and_shift
-from .recipe import keep_recipe
+from .recipe import Leftover, keep_recipe
 
 
 class BlockCall:
@@ -54,6 +54,10 @@ class BlockCall:
     def keep(self, tensor: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager:
         """Context in which operations that need ``tensor`` in backward will call ``make``, after this pass."""
         return keep_recipe(tensor, make) if self.recipes and not self.recompute else nullcontext()
+
+    def leftover(self, make: Callable[[], Tensor]) -> Leftover:
+        """``make``, whose result two recipes share."""
+        return Leftover(make, lambda: not self.open)
 
     def moments(self, x: Tensor, groups: int) -> Moments:
         """Of the block's input ``x``."""
@@ -111,7 +115,7 @@ class Branch(nn.Module):
         return left - cols, right - cols, top - rows, bottom - rows
 
     def plan(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Callable[[], Tensor]:
-        """What computes `linear`, once in the forward pass and, if the branch is ``cheap``, once more in backward."""
+        """What computes `linear`: called in the forward pass and, if the branch is ``cheap``, once more in backward."""
         return partial(self.linear, x, kernel, call)
 
     def linear_equivalent(self, kernel: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -211,7 +215,7 @@ class PointwiseFullBranch(Branch):
         # one kernel for both convolutions costs out * in * in * K * K multiply-adds, however many pixels there are
         if self.folds() and self.out_channels * self.kernel_size**2 <= x[:, 0].numel():
             return self.merged(x, first, second, call)
-        inner = partial(F.conv2d, x, first, groups=self.groups)
+        inner = call.leftover(partial(F.conv2d, x, first, groups=self.groups))
         x, border = self.inner_norm_over_border(inner, call)
         with call.keep(x, lambda: self.inner_norm_over_border(inner, call)[0]):
             bias = self.border_bias(second, border)
@@ -255,7 +259,9 @@ class PointwiseAvgBranch(Branch):
 
     def plan(self, x, kernel, call):
         if not self.folds():
-            return super().plan(x, kernel, call)
+            own = partial(F.conv2d, x, self.weight, groups=self.groups)
+            shared = partial(shared_pointwise, self, x, kernel, call)
+            return partial(self.pool, call.leftover(own if kernel is None else shared), call)
         with exact(x.device):
             first, shift, border = self.fold(x, self.crop(kernel), call)
             inside = avg_pool2d(x.new_ones(1, 1, *x.shape[2:]), self.kernel_size, self.stride, call.padding)
@@ -265,10 +271,10 @@ class PointwiseAvgBranch(Branch):
         return lambda: F.conv2d(pooled, first, border.to(first.dtype), groups=self.groups).add_(shift)
 
     def linear(self, x, kernel, call):
-        if kernel is None:
-            inner = partial(F.conv2d, x, self.weight, groups=self.groups)
-        else:
-            inner = partial(shared_pointwise, self, x, kernel, call)
+        return self.plan(x, kernel, call)()
+
+    def pool(self, inner: Callable[[], Tensor], call: BlockCall) -> Tensor:
+        """Inner BN, border padding and pooling of what ``inner`` computes."""
         x, border = self.inner_norm_over_border(inner, call)
         # the backward of a pooling needs the shape of its input only
         with call.keep(x, partial(torch.empty_strided, x.shape, x.stride(), dtype=x.dtype, device=x.device)):

@@ -26,6 +26,27 @@ class Recipe:
             return self.make()
 
 
+class Leftover:
+    """``make``, for what backward needs twice: there the first call leaves its result to the second.
+
+    Args:
+        make: Computes a tensor.
+        in_backward: Says whether the forward pass is over.
+    """
+
+    def __init__(self, make: Callable[[], Tensor], in_backward: Callable[[], bool]):
+        self.make, self.in_backward = make, in_backward
+        self.left: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        if not self.in_backward():
+            return self.make()
+        result, self.left = self.left, None
+        if result is None:
+            result = self.left = self.make()
+        return result
+
+
 def keep_recipe(tensor: Tensor, make: Callable[[], Tensor]) -> Hooks:
     """Context in which operations that save ``tensor`` for backward save in its place that ``make`` computes it."""
     recipe, storage = Recipe(make, tensor.device.type), tensor.untyped_storage()._cdata

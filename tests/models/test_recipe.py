@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from blocks import make_block, make_image, mask_of, masks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repnas_mm.models.branches import BlockCall
 from repnas_mm.search.memory import kept_bytes
@@ -24,6 +25,18 @@ def without_recipes(monkeypatch):
             return function(*args)
 
     return call
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts forward convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ == 'convolution'
+        return func(*args, **(kwargs or {}))
 
 
 def step(block, image, dtype=None):
@@ -98,3 +111,18 @@ def test_dropped_activations_are_not_held_by_what_computes_them_again():
         return y
 
     assert kept_bytes(backward_keeping_the_graph, owned) < MAP
+
+
+def test_what_backward_needs_twice_is_computed_once_in_backward_and_not_left_behind():
+    """`1x1_kxk` has 1×1 and K×K forward, 1×1 again in backward and not a third time, for all its recipes."""
+    block = make_block()
+    block.set_active(mask_of(block, ('1x1_kxk',)))
+    image = make_image(*IMAGE).requires_grad_()
+    with Convolutions() as forward:
+        y = block(image).square().sum()
+    with Convolutions() as backward:
+        y.backward(retain_graph=True)
+    assert (forward.count, backward.count) == (2, 1)
+    with Convolutions() as again:
+        y.backward()
+    assert again.count == 1
