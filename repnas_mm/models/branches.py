@@ -360,11 +360,12 @@ def conv2d(
 
 
 def avg_pool2d(x: Tensor, size: int, stride: int, padding: tuple[int, int, int, int]) -> Tensor:
-    """Average pooling with (left, right, top, bottom) pixels of zero padding, which count."""
-    left, right, top, bottom = padding
-    if left != right or top != bottom or max(padding) > size // 2:
-        x, left, top = pad_zeros(x, padding), 0, 0
-    return F.avg_pool2d(x, size, stride, (top, left))
+    """Average pooling with (left, right, top, bottom) pixels of zero padding, which count.
+
+    As the convolution that it is (Eq. 4): F.avg_pool2d takes about ten times as long on the CPU.
+    """
+    channels = x.shape[1]
+    return conv2d(x, x.new_full((channels, 1, size, size), 1 / size**2), stride, padding, channels)
 
 
 def pad_zeros(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:

@@ -66,9 +66,10 @@ class Count(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if isinstance(args[0], torch.Tensor) and args[0].shape[:1] != (IMAGES,):
             name = ''  # kernels and what surrounds images
-        self.convolutions += 'convolution' in name
+        pooling = 'convolution' in name and args[-1] > 1  # depthwise
+        self.poolings += pooling
+        self.convolutions += 'convolution' in name and not pooling
         self.norms += 'batch_norm' in name
-        self.poolings += 'avg_pool2d' in name
         return func(*args, **(kwargs or {}))
 
 
