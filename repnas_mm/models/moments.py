@@ -23,7 +23,7 @@ def exact(device: torch.device) -> AbstractContextManager:
 def input_moments(x: Tensor, groups: int) -> Moments:
     """Moments of (N, C, H, W), in float32 or better, with gradients; only ``x`` itself is kept for them."""
     with exact(x.device):
-        return *_Moments.apply(x.to(torch.promote_types(x.dtype, torch.float32)), groups), x[:, 0].numel()
+        return *_Moments.apply(x, groups), x[:, 0].numel()
 
 
 class _Moments(torch.autograd.Function):
@@ -31,10 +31,11 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        mean = x.mean((0, 2, 3))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean = x.mean((0, 2, 3), dtype=dtype)
         ctx.save_for_backward(x, mean)
         # centered first: E[x²] - E[x]² would lose the digits that a large mean takes
-        rows = x.movedim(1, 0).flatten(1) - mean.unsqueeze(1)
+        rows = x.to(dtype).movedim(1, 0).flatten(1) - mean.unsqueeze(1)
         rows = rows.view(groups, -1, rows.shape[1])
         return mean, rows @ rows.mT / rows.shape[2]
 
@@ -45,7 +46,7 @@ class _Moments(torch.autograd.Function):
         # (dC + dCᵀ) (x - mean) / n + dmean / n, as a 1×1 convolution
         kernel = (covariance_grad + covariance_grad.mT) / x[:, 0].numel()
         bias = mean_grad / x[:, 0].numel() - (kernel @ mean.view(groups, width, 1)).flatten()
-        return F.conv2d(x, kernel.view(-1, width, 1, 1), bias, groups=groups), None
+        return F.conv2d(x.to(kernel.dtype), kernel.view(-1, width, 1, 1), bias, groups=groups).to(x.dtype), None
 
 
 def fold_norm(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from repnas_mm.models.moments import fold_norm, input_moments
+from repnas_mm.search.memory import kept_bytes
 
 
 def norm_of(channels, momentum=0.1):
@@ -60,6 +61,15 @@ def test_a_large_mean_costs_no_digits():
     covariance = input_moments(x, 1)[1][0]
     expected = torch.cov(x.double().movedim(1, 0).flatten(1), correction=0)
     torch.testing.assert_close(covariance.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_moments_of_half_precision_are_exact_and_keep_no_copy_of_it():
+    x = torch.randn(2, 4, 16, 16).bfloat16().requires_grad_()
+    assert kept_bytes(lambda: input_moments(x, 1)[1], [x]) < 1000
+    covariance = input_moments(x, 1)[1]
+    torch.testing.assert_close(covariance, input_moments(x.float(), 1)[1])
+    covariance.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
 
 
 def test_under_autocast_moments_are_exact():
