@@ -279,11 +279,11 @@ class RepNASHook(Hook):
             )
         lr = self.alpha_optimizer.optimizer.param_groups[0]['lr']
         steps = left * (1 if by_iter else len(runner.train_dataloader))
-        if steps * lr < 4:
+        if steps * lr < 0.1:
             runner.logger.warning(
-                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by at most {steps * lr:.2g}, while the '
-                'noise has a standard deviation of 1.8, so that the ranking will stay random. Raise the lr of '
-                'alpha_optimizer or train longer until steps x lr is at least 4.'
+                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by at most {steps * lr:.2g}, while it '
+                'starts from random values of 0.001, so that the ranking will stay random. Raise the lr of '
+                'alpha_optimizer or train longer until steps x lr is at least 0.1.'
             )
 
     @staticmethod

@@ -41,16 +41,17 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
                 'branches': c,
                 'seeds': len(seeds),
                 'top-1 (%)': mean,
-                'improvement (%)': mean.mean - base.mean,
+                'improvement (%)': round(mean.mean - base.mean, 2),
                 'paper, CIFAR-10: top-1 (%)': TABLE3.get(method),
                 'paper: improvement (%)': round(TABLE3[method] - TABLE3['plain'], 2) if method in TABLE3 else None,
             }
             for (method, c), mean in means.items()
         ],
         notes=[
-            f'`random` is the best of {DRAWS} genotypes drawn under C, each trained for {preset.short_epochs} epochs '
-            f'on {preset.trained_on:,} training images and chosen on {preset.held_out:,} others; the best is trained '
-            'in full. Its blocks share one kernel, as those of the search do; hand-made blocks do not.',
+            f'`random` is the best of {DRAWS} genotypes drawn under C, each trained for {preset.short_epochs} '
+            f'epoch{"s" * (preset.short_epochs > 1)} on {preset.trained_on:,} training images and chosen on '
+            f'{preset.held_out:,} others; the best is trained in full. Its blocks share one kernel, as those of the '
+            'search do; hand-made blocks do not.',
             '`odbb` is the one training that searches and trains. `odbb, from scratch` trains the genotype that it '
             'found anew, on the same schedule: as `random` does with its own.',
             'The paper gives no C, and no row for RepVGG.',
