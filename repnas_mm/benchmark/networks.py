@@ -63,8 +63,8 @@ class Training:
 
     def __init__(self, backbone: nn.Module, setting: Setting, searched_by_hook: bool = False):
         backbone = backbone.to(setting.device, memory_format=setting.memory_format)
-        channels = next(m.num_features for m in reversed([*backbone.modules()]) if isinstance(m, nn.BatchNorm2d))
-        head = LinearClsHead(CLASSES, channels)
+        width_factor = ODBBBackbone.arch_settings[setting.arch]['width_factor']
+        head = LinearClsHead(CLASSES, int(setting.base_channels * 8 * width_factor[-1]))
         self.model = ImageClassifier(backbone, GlobalAveragePooling(), head=head).to(setting.device)
         optimizer = dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=1e-4)
         precision = dict(type='AmpOptimWrapper', dtype=setting.amp) if setting.amp else dict(type='OptimWrapper')

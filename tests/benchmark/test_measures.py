@@ -68,6 +68,14 @@ def test_a_step_trains_weights_and_alpha():
     assert any(c for c, name in zip(changed, names) if name.endswith('weight'))
 
 
+def test_a_subnet_trains_whatever_its_last_branch_is():
+    backbone = searched(TINY)
+    block = backbone.stage_4[0]
+    for j in range(len(block.candidates)):
+        block.set_active([i == j for i in range(len(block.candidates))])
+        Training(subnet(backbone), TINY).step()
+
+
 def test_a_subnet_has_the_active_branches_only():
     backbone = searched(TINY)
     next(draws(backbone, naive(backbone), 61, 'A0', 1, 0))
