@@ -31,9 +31,3 @@ def draws(
         search.apply(mask, noise)
         same.apply(mask, noise)
         yield 'random' if i < random else 'converged'
-
-
-def repvgg_branches(backbone: nn.Module) -> int:
-    """Convolutions and identities of mmpretrain's RepVGG: the C at which the search has as many branches."""
-    names = ('branch_3x3', 'branch_1x1', 'branch_norm')
-    return sum(getattr(block, name, None) is not None for block in backbone.modules() for name in names)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..reproduce.networks import repvgg_branches
 from ..reproduce.report import Mean
 from ..search import BranchSearch, find_blocks
 from ..utils.timing import take_turns
-from .draws import repvgg_branches
 from .kept import backbone_bytes
 from .networks import Setting, Training, searched, stock
 from .table import line
@@ -26,7 +26,7 @@ BYTES, SECONDS = 'MiB kept for backward', 'ms a step'
 
 def measure(setting: Setting, times: int) -> list[dict]:
     """A row for each C, batch size and resolution: means over so many draws, and stock RepVGG beside them."""
-    default = repvgg_branches(stock(setting))
+    default = repvgg_branches(setting.arch)
     total = sum(len(block.candidates) for block in find_blocks(searched(setting)).values())
     points = [('branches', setting, round(share * total)) for share in SHARES]
     points += [('images', replace(setting, batch_size=round(n * setting.batch_size)), default) for n in BATCHES]

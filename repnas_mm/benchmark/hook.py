@@ -7,9 +7,9 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..engine.hooks import RepNASHook
+from ..reproduce.networks import repvgg_branches
 from ..utils.timing import wait
-from .draws import repvgg_branches
-from .networks import Setting, Training, searched, stock
+from .networks import Setting, Training, searched
 from .table import line
 
 #: Iterations before those that count
@@ -45,7 +45,7 @@ class _Timed(RepNASHook):
 
 def measure(setting: Setting, times: int) -> list[dict]:
     """Ratio of the hook's own time to that of the rest of the step, over so many steps of a run."""
-    timed = _Timed(repvgg_branches(stock(setting)))
+    timed = _Timed(repvgg_branches(setting.arch))
     training = Training(searched(setting), setting, searched_by_hook=True)
     steps = WARMUP + times
     with TemporaryDirectory() as work_dir:

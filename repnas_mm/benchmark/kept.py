@@ -4,8 +4,9 @@ from collections import defaultdict
 
 from torch import nn
 
+from ..reproduce.networks import repvgg_branches
 from ..search.memory import kept_bytes
-from .draws import draws, repvgg_branches
+from .draws import draws
 from .naive import naive
 from .networks import Setting, searched, stock
 from .table import line
@@ -14,7 +15,7 @@ from .table import line
 def measure(setting: Setting, times: int) -> list[dict]:
     """Ratios to stock RepVGG and to the naive block, over so many draws of the gates and the authors' genotype."""
     base, backbone = stock(setting), searched(setting)
-    rival, num_branches = naive(backbone), repvgg_branches(base)
+    rival, num_branches = naive(backbone), repvgg_branches(setting.arch)
     base_bytes = backbone_bytes(base, setting)
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
     for gates in draws(backbone, rival, num_branches, setting.arch, times, 1):

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..reproduce.networks import repvgg_branches
 from ..utils.timing import take_turns
-from .draws import draws, repvgg_branches
+from .draws import draws
 from .naive import naive
 from .networks import Setting, Training, multiply_adds, searched, stock, subnet
 from .table import line
@@ -21,7 +22,7 @@ ROUNDS = 3
 def measure(setting: Setting, times: int) -> list[dict]:
     """Ratios of time and peak memory of a step, over so many draws of the gates and over the authors' genotype."""
     base, backbone = stock(setting), searched(setting)
-    rival, num_branches = naive(backbone), repvgg_branches(base)
+    rival, num_branches = naive(backbone), repvgg_branches(setting.arch)
     base_work = multiply_adds(base, setting)
     networks = {'search': backbone, 'stock RepVGG': base, 'naive': rival}
     runs = {name: Training(network, setting).step for name, network in networks.items()}
