@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..models import ODBBBackbone
 from ..search import BranchSearch, find_blocks, resolve_genotype
@@ -23,11 +23,17 @@ def draws(
     """
     search = BranchSearch(find_blocks(backbone), num_branches)
     same = BranchSearch(naive_blocks(rival), num_branches)
-    for i in range(random + (fixed if arch in CONVERGED else 0)):
-        mask, noise = search.sample()
-        if i >= random:
-            genotype = resolve_genotype(CONVERGED[arch], search.candidates)
-            mask = np.array([name in genotype[block] for block, names in search.candidates.items() for name in names])
+
+    def set_gates(mask: np.ndarray, noise: Tensor) -> None:
         search.apply(mask, noise)
         same.apply(mask, noise)
-        yield 'random' if i < random else 'converged'
+
+    for _ in range(random):
+        set_gates(*search.sample())
+        yield 'random'
+    if arch in CONVERGED:
+        genotype = resolve_genotype(CONVERGED[arch], search.candidates)
+        mask = np.array([name in genotype[block] for block, names in search.candidates.items() for name in names])
+        for _ in range(fixed):
+            set_gates(mask, search.sample()[1])
+            yield 'converged'

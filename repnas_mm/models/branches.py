@@ -223,8 +223,7 @@ class PointwiseFullBranch(Branch):
 
     def border_bias(self, kernel: Tensor, border: Tensor) -> Tensor:
         """What the K×K ``kernel`` makes of the border value, (out,)."""
-        by_group = kernel.sum((2, 3)).view(self.groups, -1, kernel.shape[1])
-        bias = (by_group @ border.view(self.groups, -1, 1)).flatten()
+        bias = reparam.answer_to_constant(kernel, border, self.groups)
         # a BN that subtracts the mean has no gradient for a constant
         return bias.detach() if self.norm.training else bias
 
@@ -259,9 +258,11 @@ class PointwiseAvgBranch(Branch):
 
     def plan(self, x, kernel, call):
         if not self.folds():
-            own = partial(F.conv2d, x, self.weight, groups=self.groups)
-            shared = partial(shared_pointwise, self, x, kernel, call)
-            return partial(self.pool, call.leftover(own if kernel is None else shared), call)
+            if kernel is None:
+                inner = partial(F.conv2d, x, self.weight, groups=self.groups)
+            else:
+                inner = partial(shared_pointwise, self, x, kernel, call)
+            return partial(self.pool, call.leftover(inner), call)
         with exact(x.device):
             first, shift, border = self.fold(x, self.crop(kernel), call)
             inside = avg_pool2d(x.new_ones(1, 1, *x.shape[2:]), self.kernel_size, self.stride, call.padding)

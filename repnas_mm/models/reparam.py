@@ -48,8 +48,7 @@ def fuse_sequence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], g
         kernel (out, in // groups, K, K) and bias (out,).
     """
     (kernel1, bias1), (kernel2, bias2) = first, second
-    bias = merge_pointwise(bias1.reshape(-1, 1, 1, 1), kernel2, groups).sum((1, 2, 3))
-    return merge_pointwise(kernel1, kernel2, groups), bias + bias2
+    return merge_pointwise(kernel1, kernel2, groups), answer_to_constant(kernel2, bias1, groups) + bias2
 
 
 def merge_pointwise(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
@@ -64,6 +63,12 @@ def merge_pointwise(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
     kernel = first.view(groups, -1, width).mT.reshape(groups * width, -1, 1, 1)
     merged = F.conv2d(images, kernel, groups=groups)
     return merged.view(-1, groups, width, *size).transpose(0, 1).flatten(0, 1)
+
+
+def answer_to_constant(kernel: Tensor, constant: Tensor, groups: int = 1) -> Tensor:
+    """What a conv makes of an image that has one value a channel, (in,), and no border: (out,)."""
+    by_group = kernel.sum((2, 3)).view(groups, -1, kernel.shape[1])
+    return (by_group @ constant.view(groups, -1, 1)).flatten()
 
 
 def identity_kernel(channels: int, groups: int = 1, size: int = 1, **factory) -> Tensor:
