@@ -8,7 +8,7 @@ custom_hooks = [
         type='RepNASHook',
         num_branches=61,
         frozen=12,
-        alpha_optimizer=dict(type='Adam', lr=0.1, betas=(0.5, 0.999)),
+        alpha_optimizer=dict(type='Adam', lr=0.02, betas=(0.5, 0.999)),
     ),
     dict(type='FuseHook'),
 ]

@@ -34,11 +34,12 @@ def test_every_item_of_a_preset_is_known():
 
 def test_table3(fake_lab):
     lab = fake_lab(score)
-    for name in (f'vgg16_odbb_digits-c{c}-seed{seed}' for c in (39, 52) for seed in (0, 1, 2)):
+    for name in (f'vgg16_odbb_digits-c{c}-seed{seed}' for c in (20, 39, 52) for seed in (0, 1, 2)):
         put_genotype(lab.folder / name, ODBBBackbone(arch='VGG16', base_channels=4))
     report = table3.make(lab, PRESETS['digits'], [0, 1, 2])
     rows = {(row['block'], row['branches']): row for row in report.rows}
-    compared = {(method, c) for method in ('random', 'odbb', 'odbb, from scratch') for c in (39, 52)}
+    methods = ('random', 'random, not chosen', 'odbb', 'odbb, from scratch')
+    compared = {(method, c) for method in methods for c in (20, 39, 52)}
     assert set(rows) == {('plain', 13), ('acb', 39), ('dbb', 52), ('repvgg', 35)} | compared
     assert rows['odbb', 52]['top-1 (%)'].values == tuple(score(f'vgg16_odbb_digits-c52-seed{s}') for s in (0, 1, 2))
     base = statistics.mean(score(f'vgg16_plain_digits-seed{s}') for s in (0, 1, 2))
@@ -47,11 +48,11 @@ def test_table3(fake_lab):
     assert rows['odbb', 39]['paper: improvement (%)'] == 0.85
     assert rows['repvgg', 35]['paper, CIFAR-10: top-1 (%)'] is None
     anew = [training for training in lab.asked if training.name.startswith('vgg16_plain_digits-odbb-c')]
-    assert rows['odbb, from scratch', 52]['top-1 (%)'].values == tuple(score(t.name) for t in anew[3:])
+    assert rows['odbb, from scratch', 52]['top-1 (%)'].values == tuple(score(t.name) for t in anew[6:])
     assert all(
         t.options['model.backbone.genotype']['blocks']['backbone.stage_1.0'] == ['kxk', '1xk', 'kx1'] for t in anew
     )
-    assert len(lab.asked) == 2 * 25 + 10 * 3
+    assert len(lab.asked) == 3 * 25 + (4 + 4 * 3) * 3
 
 
 def test_table4(fake_lab):
