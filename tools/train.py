@@ -5,6 +5,7 @@ import argparse
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from repnas_mm.engine.last_checkpoint import resume_from
 from repnas_mm.utils.cli import add_runner_arguments, load_config
 
 
@@ -37,8 +38,7 @@ def main(argv=None) -> None:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        resume_from(cfg, None if args.resume == 'auto' else args.resume)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from ..engine.last_checkpoint import resume_from
 from ..utils.cli import set_loader_defaults
 from ..utils.fileio import atomic_write, check_writable
 from .data import place_data
@@ -67,7 +68,8 @@ def run_training(training: Training, configs: Path, folder: Path, data_root: str
         return read_result(folder)
     if data_root is not None:
         place_data(cfg, data_root)
-    cfg.work_dir, cfg.resume = str(folder), True
+    cfg.work_dir = str(folder)
+    resume_from(cfg)
     cfg.experiment_name = f'{training.name}_{time.time()}'
     with open(folder / 'output.log', 'a', encoding='utf-8') as log, redirect_stdout(log), redirect_stderr(log):
         if not (folder / 'fused.pth').exists():

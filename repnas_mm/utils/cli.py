@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 
 from .fileio import check_writable
 
@@ -35,7 +36,18 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     check_writable(cfg.work_dir)
+    if cfg.launcher == 'pytorch' and get_device() == 'cpu':
+        _join_cpu_ranks(cfg)
     return cfg
+
+
+def _join_cpu_ranks(cfg: Config) -> None:
+    """What MMEngine does for the ranks that torchrun starts, but only where there is an accelerator."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
+    cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
 def set_loader_defaults(cfg: Config) -> None:

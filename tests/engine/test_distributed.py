@@ -1,68 +1,75 @@
-"""Several ranks on one machine (gloo): the same branches everywhere, and one sentence where DDP would hang."""
+"""Several ranks on one machine (gloo): the same branches everywhere, and the run of one process on all their images."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from repnas_mm.engine.checkpoint import load_file
 from repnas_mm.search import Genotype
 
-SCRIPT = """
-import sys
-import torch
-import torch.distributed as dist
-from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from repnas_mm.search import find_blocks
-
-dist.init_process_group('gloo')
-cfg = Config.fromfile(sys.argv[1])
-cfg.launcher = 'pytorch'
-find = sys.argv[2] == 'True'
-cfg.find_unused_parameters = find
-cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, find_unused_parameters=find)
+ROOT = Path(__file__).resolve().parents[2]
 
 
-class SameEverywhere(Hook):
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        blocks = find_blocks(runner.model.module).values()
-        mine = torch.cat([torch.cat([b.active.float(), b.alpha.detach(), b.weight.detach().flatten()]) for b in blocks])
-        others = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(others, mine)
-        assert all(torch.equal(mine, other) for other in others)
-
-
-runner = Runner.from_cfg(cfg)
-runner.register_hook(SameEverywhere(), 'VERY_LOW')
-runner.train()
-"""
-
-
-def train(cfg, folder: Path, find_unused_parameters: bool) -> subprocess.CompletedProcess:
-    cfg.dump(folder / 'config.py')
-    (folder / 'script.py').write_text(SCRIPT)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    command += [str(folder / 'script.py'), str(folder / 'config.py'), str(find_unused_parameters)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+def train(cfg, work_dir: Path, ranks: int) -> subprocess.CompletedProcess:
+    """tools/train.py as torchrun starts it, or by itself."""
+    config = work_dir.with_suffix('.py')
+    cfg.dump(config)
+    tool = [str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(work_dir)]
+    if ranks > 1:
+        run = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
+        tool = [*run, *tool, '--launcher', 'pytorch']
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run([sys.executable, *tool], env=env, capture_output=True, text=True, timeout=500)
 
 
 @pytest.fixture
 def cfg(small_cfg):
     small_cfg.train_dataloader.batch_size = 8
     small_cfg.custom_hooks[0].update(warmup=1, frozen=0)
+    del small_cfg._cfg_dict['work_dir']  # given on the command line
     return small_cfg
 
 
-def test_all_ranks_keep_the_same_branches_and_weights(cfg, tmp_path):
-    done = train(cfg, tmp_path, True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert Genotype.load(Path(cfg.work_dir) / 'genotype.json').num_branches == 10
-    assert (Path(cfg.work_dir) / 'fused.pth').exists()
+@pytest.mark.parametrize('ranks', [2, 4])
+def test_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path, ranks):
+    cfg.custom_imports.imports += ['float64_ranks']
+    cfg.model.data_preprocessor = dict(type='Float64Preprocessor')
+    cfg.model.backbone.norm_cfg = dict(type='AllReduceBN')
+    cfg.train_dataloader.dataset.pipeline = [cfg.train_dataloader.dataset.pipeline[i] for i in (0, -1)]  # no chance
+    cfg.custom_hooks[0].update(frozen=1)
+    cfg.train_cfg.update(max_epochs=4, val_interval=4)
+    cfg.train_dataloader.batch_size = 16 // ranks
+    cfg.custom_hooks += [dict(type='SameEverywhere')]
+    done = train(cfg, tmp_path / 'ranks', ranks)
+    assert done.returncode == 0, done.stderr[-6000:]
+    cfg.custom_hooks.pop()
+    cfg.train_dataloader.batch_size = 16
+    alone = train(cfg, tmp_path / 'alone', 1)
+    assert alone.returncode == 0, alone.stderr[-6000:]
+    first, second = (load_file(tmp_path / name / 'epoch_4.pth')['state_dict'] for name in ('ranks', 'alone'))
+    assert first.keys() == second.keys() and first['backbone.stage_1.0.weight'].dtype == torch.float64
+    for name in first:
+        torch.testing.assert_close(
+            first[name], second[name], rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f'{name}: {m}'
+        )
+    genotypes = [Genotype.load(tmp_path / name / 'genotype.json') for name in ('ranks', 'alone')]
+    assert dict(genotypes[0]) == dict(genotypes[1])
+
+
+def test_a_search_on_two_ranks_leaves_what_others_leave(cfg, tmp_path):
+    done = train(cfg, tmp_path / 'run', 2)
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert Genotype.load(tmp_path / 'run' / 'genotype.json').num_branches == 10
+    assert (tmp_path / 'run' / 'fused.pth').exists()
 
 
 def test_without_find_unused_parameters_the_user_is_told(cfg, tmp_path):
-    done = train(cfg, tmp_path, False)
+    cfg.find_unused_parameters = False
+    done = train(cfg, tmp_path / 'run', 2)
     assert done.returncode != 0
     assert 'set find_unused_parameters=True at the top of the config' in done.stderr

@@ -19,9 +19,12 @@ from ...utils.fileio import check_writable
 from ...visualization import draw_alpha
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
+from ..divergence import check_finite
+from ..exact_resume import ExactResume
 from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT
 from ..input_shapes import input_shapes
+from ..last_checkpoint import checkpoint_due, find_last_checkpoint
 from ..recalibrate import recalibrate
 from ..rng import rng_state, set_rng_state
 from ..runner_models import final_models, renew_averages, unwrap
@@ -76,6 +79,7 @@ class RepNASHook(Hook):
         self.warmup, self.frozen = warmup, frozen
         self.alpha_optimizer_cfg = alpha_optimizer
         self.search: BranchSearch | None = None
+        self._resume = ExactResume()
         self._resumed: dict | None = None
 
     # ---- start ----
@@ -90,6 +94,7 @@ class RepNASHook(Hook):
         if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
             raise ValueError(f'RepNASHook needs one OptimWrapper for the whole model, got {type(wrapper).__name__}.')
         check_writable(runner.work_dir)
+        self._skip_half_checkpoints(runner)
         model = unwrap(runner.model)
         for copy in final_models(runner):
             leave_shared_plain(copy)
@@ -111,23 +116,22 @@ class RepNASHook(Hook):
         self._sample: tuple = (None, None)
         self._new_sample = True
         self._logged: np.ndarray | None = None
+        self._losses: dict = {}
 
     def before_train(self, runner) -> None:
         renew_averages(runner)
         if self._resumed is not None:
             self._load_state(self._resumed)
+        self._resume.start(runner, self._resumed and self._resumed['rng'])
 
     # ---- one iteration ----
 
     def before_train_epoch(self, runner) -> None:
-        # an iter-based loop first repeats the data it has seen, see before_train_iter
-        if not self._by_iter(runner):
-            self._restore_rng()
+        self._resume.before_epoch(runner)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Draw the branches of this iteration, or of this accumulation of gradients."""
-        if runner.train_dataloader.num_workers > 0:
-            self._restore_rng()
+        self._resume.before_iter()
         if self.search.needs_input_shapes():
             self.search.set_input_shapes(input_shapes(runner.model, self.search.blocks, data_batch))
         phase = self.phase(runner)
@@ -135,7 +139,11 @@ class RepNASHook(Hook):
             if self._genotype is None:
                 self._freeze(runner)
         elif self._new_sample:
-            mask, noise = self.search.sample()
+            try:
+                mask, noise = self.search.sample()
+            except FloatingPointError:
+                self._check_finite(runner)  # which may know where it began
+                raise
             self._sample = (mask, noise if phase == 'search' else None)
             self.search.apply(*self._sample)
             self._new_sample = False
@@ -144,14 +152,28 @@ class RepNASHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Step α where the model stepped, and report."""
         self._new_sample = self.alpha_optimizer.finish_iter(update=self.phase(runner) == 'search') or self._new_sample
-        if self._is_log_iter(runner, batch_idx):
+        self._losses = outputs or {}
+        log, save = self._is_log_iter(runner, batch_idx), checkpoint_due(runner, by_epoch=False)
+        if log or save:
+            self._check_finite(runner)
+        if log:
             self._report(runner)
+        if save:
+            self._resume.gather(runner)
         if self._by_iter(runner) and self.every_n_train_iters(runner, len(runner.train_dataloader)):
             self._draw_alpha(runner)
 
     def after_train_epoch(self, runner) -> None:
+        if checkpoint_due(runner, by_epoch=True):
+            self._check_finite(runner)
+            self._resume.gather(runner)
         if not self._by_iter(runner):
             self._draw_alpha(runner)
+
+    def _check_finite(self, runner) -> None:
+        """Before a checkpoint, so that every one is good to go back to."""
+        scaled = hasattr(runner.optim_wrapper, 'loss_scaler')
+        check_finite(unwrap(runner.model), self._losses, runner.work_dir, scaled)
 
     # ---- validation: the noise-free choice, and no trace in the random state ----
 
@@ -187,7 +209,8 @@ class RepNASHook(Hook):
             search=self.search.state_dict(),
             alpha_optimizer=self.alpha_optimizer.state_dict(),
             genotype=None if self._genotype is None else self._genotype.tolist(),
-            rng=rng_state(),
+            logged=None if self._logged is None else self._logged.tolist(),
+            rng=self._resume.state(runner),
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -208,18 +231,31 @@ class RepNASHook(Hook):
                 'instead of resuming.'
             )
         self._resumed = checkpoint['repnas']
+        seed = checkpoint['meta']['seed']
+        if is_main_process() and seed != runner.seed:
+            runner.logger.warning(
+                f'The data will come in another order than it would have: this run began with seed {runner.seed}, the '
+                f'checkpoint is of seed {seed}. For an exact resume, set randomness.seed={seed}.'
+            )
 
     def _load_state(self, state: dict) -> None:
         self.search.load_state_dict(state['search'])
         self.alpha_optimizer.load_state_dict(state['alpha_optimizer'])
+        if state['logged'] is not None:
+            self._logged = np.array(state['logged'])
         if state['genotype'] is not None:
             self._fix_genotype(np.array(state['genotype']))
 
-    def _restore_rng(self) -> None:
-        """Once after a resume: continue the random numbers where the checkpoint left them."""
-        if self._resumed is not None:
-            set_rng_state(self._resumed['rng'])
-            self._resumed = None
+    @staticmethod
+    def _skip_half_checkpoints(runner) -> None:
+        """Resume from the newest checkpoint that is whole, where stock MMEngine takes the newest."""
+        if not runner._resume or runner._load_from is not None:
+            return
+        last = find_last_checkpoint(runner.work_dir)
+        if last is None:
+            runner.logger.warning(f"No whole checkpoint in '{runner.work_dir}' to resume from; the run starts anew.")
+            runner._resume = False
+        runner._load_from = last
 
     # ---- end ----
 
