@@ -42,7 +42,12 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 def save_atomic(checkpoint: dict, path: str | Path) -> None:
     """torch.save to a temporary file, then rename."""
     with atomic_write(path) as f:
-        torch.save(checkpoint, f)
+        try:
+            torch.save(checkpoint, f)
+        except RuntimeError as e:
+            if isinstance(e.__context__, OSError):
+                raise e.__context__ from None  # such as a full disk, over which torch then stumbles
+            raise
 
 
 def check_writable(folder: str | Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import resource
+import signal
 
 import pytest
 import torch
@@ -120,3 +122,24 @@ def test_check_writable_names_the_folder_it_may_not_write(tmp_path):
             check_writable(tmp_path)
     finally:
         tmp_path.chmod(0o755)
+
+
+@pytest.fixture
+def full_disk():
+    """No file can grow over 100 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, full_disk):
+    path = tmp_path / 'a.pth'
+    save_atomic(dict(state=1), path)
+    with pytest.raises(OSError) as e:
+        save_atomic(dict(state=torch.zeros(10**6)), path)
+    assert str(path) in str(e.value) and is_one_sentence(str(e.value))
+    assert torch.load(path, weights_only=True) == dict(state=1)
+    assert os.listdir(tmp_path) == ['a.pth']
