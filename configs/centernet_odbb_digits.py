@@ -58,7 +58,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-3))
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=10, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=10, val_interval=2)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)
 
 # Far fewer steps than on COCO, so alpha moves faster and the genotype then settles.

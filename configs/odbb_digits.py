@@ -51,7 +51,7 @@ test_cfg = dict()
 
 default_hooks = dict(
     logger=dict(interval=23),
-    checkpoint=dict(interval=10, max_keep_ckpts=1),
+    checkpoint=dict(interval=10, max_keep_ckpts=2),
 )
 randomness = dict(seed=0)
 

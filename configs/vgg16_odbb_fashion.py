@@ -39,7 +39,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=5, begin=2, end=7, by_epoch=True, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=7, val_interval=7)
-default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
 
 # One epoch of search: it ranks the branches much as two or more do, and each costs an epoch of training.
 custom_hooks = [
