@@ -1,9 +1,13 @@
 """The separate optimizer of the architecture parameters α (Algorithm 1), next to an untouched main optimizer."""
 
+from copy import deepcopy
+
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from torch import nn
+
+from ..checks import refusing, shown
 
 
 class AlphaOptimizer:
@@ -23,7 +27,9 @@ class AlphaOptimizer:
         ids = {id(alpha) for alpha in alphas}
         for group in optim_wrapper.optimizer.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in ids]
-        self.optimizer = OPTIMIZERS.build(dict(cfg, params=alphas))
+        with refusing(f'alpha_optimizer={shown(cfg)} builds no optimizer'):
+            self.optimizer = OPTIMIZERS.build(dict(cfg, params=alphas))
+            self._try_step()
         self._model_stepped = False
         optim_wrapper.optimizer.register_step_post_hook(self._on_model_step)
 
@@ -69,4 +75,16 @@ class AlphaOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state)
+        with refusing("The checkpoint's state of alpha_optimizer does not fit"):
+            self.optimizer.load_state_dict(state)
+            self._try_step()
+
+    def _try_step(self) -> None:
+        """Raise, as a step would, what torch finds wrong with its arguments or its loaded state only then."""
+        trial = deepcopy(self.optimizer)
+        alphas = [alpha for group in trial.param_groups for alpha in group['params']]
+        for alpha in alphas:
+            alpha.grad = torch.zeros_like(alpha)
+        trial.step()
+        if not all(alpha.isfinite().all() for alpha in alphas):
+            raise ValueError('its steps make alpha NaN or Inf')

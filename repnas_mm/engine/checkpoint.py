@@ -1,6 +1,9 @@
 """Checkpoints of a model's three forms (search, subnet, deploy) and the configs that go with them."""
 
 import pickle
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -8,14 +11,33 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
+from ..checks import reason, refusing, shown
 from ..models.convert import leave_shared_plain
 from ..search.genotype import Genotype
 from ..utils.fileio import atomic_write, save_atomic
 from ..version import __version__
 
 _SEARCH_HOOKS = {'RepNASHook', 'FuseHook'}
+
+#: What reading an archive and the pickle in it raises for bytes that nobody wrote.
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def load_file(path: str | Path) -> dict:
@@ -25,17 +47,29 @@ def load_file(path: str | Path) -> dict:
         ValueError or FileNotFoundError: one sentence that names the file.
     """
     try:
+        check_sums(path)
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as e:
-        raise FileNotFoundError(f"Checkpoint '{path}' cannot be read: {e.strerror or e}.") from e
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        # of torch's page of advice, the line that says what was wrong
+        raise FileNotFoundError(f"Checkpoint '{path}' cannot be read: {e.strerror or reason(e)}.") from e
+    except UNREADABLE as e:
+        # of torch's page of advice, the sentence that says what was wrong
         lines = str(e).strip().splitlines() or [type(e).__name__]
-        reason = next((line for line in lines if 'WeightsUnpickler error' in line), lines[0]).strip()
-        raise ValueError(f"Checkpoint '{path}' is damaged or holds more than weights, and was refused: {reason}") from e
+        line = next((line for line in lines if 'WeightsUnpickler error' in line), lines[0])
+        why = line.strip().split('. ')[0].rstrip('.')
+        raise ValueError(f"Checkpoint '{path}' is damaged or holds more than weights, and was refused: {why}.") from e
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"Checkpoint '{path}' holds a {type(checkpoint).__name__}, not a dict with 'state_dict'.")
     return checkpoint if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
+
+
+def check_sums(path: str | Path) -> None:
+    """Raise ValueError if a file inside the archive is not what was written: torch.load does not compare checksums."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # of what is marked as a folder (bit 4), torch reads nothing and takes whatever is in memory
+            folders = (info.filename for info in archive.infolist() if info.external_attr & 0x10)
+            if damaged := next(folders, None) or archive.testzip():
+                raise ValueError(f'the checksum of {shown(damaged)} in it is wrong')
 
 
 def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
@@ -45,25 +79,57 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     search serves for all three.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    state = {key.removeprefix('module.'): value for key, value in checkpoint['state_dict'].items()}
-    genotype = checkpoint.get('meta', {}).get('genotype')
-    if 'new_biases' in checkpoint.get('meta', {}):
-        cfg = deploy_config(cfg, checkpoint['meta']['new_biases'])
+    state, meta = _read_state(checkpoint), checkpoint.get('meta', {})
+    if not isinstance(meta, Mapping):
+        raise ValueError(f"The checkpoint's 'meta' is a {type(meta).__name__}, not a dict.")
+    if 'new_biases' in meta:
+        cfg = deploy_config(cfg, meta['new_biases'])
     elif any(key.endswith('reparam.weight') for key in state):
         cfg = deploy_config(cfg)
-    elif genotype is not None:
-        cfg = subnet_config(cfg, Genotype.from_dict(genotype))
+    elif meta.get('genotype') is not None:
+        with refusing("The genotype in the checkpoint's 'meta' is not valid"):
+            genotype = Genotype.from_dict(meta['genotype'])
+        cfg = subnet_config(cfg, genotype)
     model_cfg = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
     model = MODELS.build(model_cfg)
     leave_shared_plain(model)
-    try:
+    _check_kinds(state, model.state_dict())
+    with refusing('The checkpoint does not fit the model of the config'):
         model.load_state_dict(state)
-    except (RuntimeError, ValueError) as e:
-        reason = ' '.join(str(e).split())[:400]
-        raise ValueError(f'The checkpoint does not fit the model of the config: {reason}') from e
     return model
+
+
+def _read_state(checkpoint: Mapping) -> dict[str, Tensor]:
+    """The weights of a checkpoint, without the prefix of DistributedDataParallel.
+
+    Raises:
+        ValueError: naming the first entry with which no model could compute.
+    """
+    state = checkpoint['state_dict']
+    if not isinstance(state, Mapping):
+        raise ValueError(f"The checkpoint's 'state_dict' is a {type(state).__name__}, not a dict of tensors.")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"The checkpoint's weights {shown(name)} are a {type(value).__name__}, not a tensor.")
+        if not value.isfinite().all():
+            raise ValueError(
+                f"The checkpoint's {shown(name)} holds NaN or Inf; use one that was saved before the training diverged."
+            )
+        if name.endswith('running_var') and value.is_floating_point() and (value < 0).any():
+            raise ValueError(f"The checkpoint's {shown(name)} holds a negative variance; the file is damaged.")
+    return {name.removeprefix('module.'): value for name, value in state.items()}
+
+
+def _check_kinds(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where one has real numbers and the other has not, which loading would round or cut off."""
+    for name in state.keys() & own.keys():
+        if state[name].is_floating_point() != own[name].is_floating_point():
+            raise ValueError(
+                f"The checkpoint's {shown(name)} holds {state[name].dtype}, the model's {own[name].dtype}; the file is "
+                'not one that this model has written.'
+            )
 
 
 def run_meta(runner) -> dict:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from mmengine.dist import all_gather_object, all_reduce_params, get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop
 
+from ..checks import refusing
 from .rng import rng_state, set_rng_state
 from .runner_models import final_models
 from .worker_seeds import seed_every_batch
@@ -48,7 +49,7 @@ class ExactResume:
         by_iter = isinstance(loop, IterBasedTrainLoop)
         if not by_iter:
             seed_every_batch(loader, runner.seed, get_rank(), runner.epoch)
-        if states is None or len(states) != get_world_size():
+        if not isinstance(states, list) or len(states) != get_world_size():
             return
         self._resumed = states[get_rank()]
         # an iteration-based loop first draws all batches that it has trained on
@@ -68,7 +69,8 @@ class ExactResume:
 
     def _restore(self) -> None:
         if self._resumed is not None:
-            set_rng_state(self._resumed)
+            with refusing("The checkpoint's random state is damaged"):
+                set_rng_state(self._resumed)
             self._resumed = None
 
 

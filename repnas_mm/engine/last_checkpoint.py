@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
-from .checkpoint import load_file
+from .checkpoint import UNREADABLE, check_sums, load_file
 
 
 def resume_from(cfg: Config, checkpoint: str | None = None) -> None:
@@ -21,7 +21,7 @@ def resume_from(cfg: Config, checkpoint: str | None = None) -> None:
     cfg.resume = cfg.load_from is not None
     if cfg.resume and cfg.get('randomness', {}).get('seed') is None:
         # MMEngine takes the seed over, but only after it has built the data loaders with another one
-        cfg.merge_from_dict({'randomness.seed': load_file(cfg.load_from)['meta']['seed']})
+        cfg.merge_from_dict({'randomness.seed': load_file(cfg.load_from).get('meta', {}).get('seed')})
 
 
 def find_last_checkpoint(folder: str | Path) -> str | None:
@@ -38,9 +38,9 @@ def find_last_checkpoint(folder: str | Path) -> str | None:
 def is_whole(path: str | Path) -> bool:
     """Whether a checkpoint has its end, and all of it the checksums it was written with."""
     try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+        check_sums(path)
+        return zipfile.is_zipfile(path)
+    except (OSError, *UNREADABLE):
         return False
 
 

@@ -10,6 +10,7 @@ from mmengine.dist import all_reduce
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..checks import check_counts, check_flags, is_count, refusing, shown
 from ..registry import register
 from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
@@ -79,11 +80,13 @@ class ODBBlock(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
-        if not isinstance(kernel_size, int) or kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size of an ODBBlock must be an odd integer of at least 3, got {kernel_size!r}.')
-        if not isinstance(stride, int) or stride < 1:
-            raise ValueError(f'stride of an ODBBlock must be a positive integer, got {stride!r}.')
-        if not isinstance(groups, int) or groups < 1 or in_channels % groups or out_channels % groups:
+        if not is_count(kernel_size, 3) or kernel_size % 2 == 0:
+            raise ValueError(
+                f'kernel_size of an ODBBlock must be an odd integer of at least 3, got {shown(kernel_size)}.'
+            )
+        check_counts('an ODBBlock', in_channels=in_channels, out_channels=out_channels, stride=stride, groups=groups)
+        check_flags('an ODBBlock', share_weights=share_weights, with_cp=with_cp, deploy=deploy)
+        if in_channels % groups or out_channels % groups:
             raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.')
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.groups = kernel_size, stride, groups
@@ -91,7 +94,9 @@ class ODBBlock(BaseModule):
         self.with_cp = with_cp
         self.deploy = deploy
         self.candidates = candidates(in_channels, out_channels, stride)
-        self.act = nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
+        kept = self.candidates if branches is None else self._check_branches(branches)
+        with refusing(f'act_cfg={shown(act_cfg)} builds no activation'):
+            self.act = nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
         # ζ of the current sample (Eq. 11) and λ; without noise z is the constant 1
         self.noise: Tensor | None = None
         self.temperature = 1.0
@@ -104,7 +109,6 @@ class ODBBlock(BaseModule):
         if deploy:
             self.reparam = self._new_reparam()
             return
-        kept = self.candidates if branches is None else self._check_branches(branches)
         shape = (in_channels, out_channels, kernel_size, stride, groups)
         self.branches = nn.ModuleDict({name: BRANCHES[name](*shape, norm_cfg, share_weights) for name in kept})
         if share_weights and any(branch.uses_kernel for branch in self.branches.values()):
@@ -121,11 +125,13 @@ class ODBBlock(BaseModule):
     def _check_branches(self, branches: Iterable[str]) -> tuple[str, ...]:
         """``branches`` in the fixed order, or a ValueError that says which one is wrong."""
         if isinstance(branches, str):
-            raise TypeError(f"branches must be a sequence of names, got the string '{branches}'.")
+            raise TypeError(f'branches must be a sequence of names, got the string {shown(branches)}.')
+        if not isinstance(branches, Iterable):
+            raise TypeError(f'branches must be a sequence of names, got {shown(branches)}.')
         branches = tuple(branches)
         for name in branches:
-            if name not in BRANCHES:
-                raise ValueError(f'Unknown branch {name!r}; known branches are {", ".join(BRANCHES)}.')
+            if not isinstance(name, str) or name not in BRANCHES:
+                raise ValueError(f'Unknown branch {shown(name)}; known branches are {", ".join(BRANCHES)}.')
             if name not in self.candidates:
                 raise ValueError(
                     f"Branch '{name}' does not exist in a block with in_channels={self.in_channels}, "
@@ -327,6 +333,8 @@ class ODBBlock(BaseModule):
                     f"'{prefix}{key}' has shape {tuple(given[key].shape)} in the checkpoint and {tuple(value.shape)} "
                     'in the model; is it of another arch?'
                 )
+        if self.active is not None and not given['active'].any():
+            raise ValueError(f"The checkpoint's '{prefix}active' leaves the block without a branch.")
 
     def extra_repr(self) -> str:
         form = 'deploy' if self.deploy else 'subnet' if self.alpha is None else 'search'

@@ -1,17 +1,20 @@
 """The block as a convolution layer: for ``conv_cfg=dict(type='ODBBConv2d')``, and in place of existing convolutions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from ..checks import check_counts, check_flags, is_count, shown
 from ..registry import register
 from ..search.genotype import PRESETS
 from ..search.space import candidates
 from .odbb import ODBBlock
 from .warm_start import CARRIER
+
+_PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')  # nn.Conv2d's
 
 
 @register('MODELS')
@@ -54,12 +57,18 @@ class ODBBConv2d(ODBBlock):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = 'zeros',
+        genotype: str | None = None,
+        share_weights: bool | None = None,
+        norm_cfg: dict = dict(type='BN'),
+        with_cp: bool = False,
         adaptive_padding: bool = False,
         deploy: bool = False,
-        **_,
     ):
-        if kernel_size is None:  # copy and pickle make an empty object first
+        if in_channels is out_channels is kernel_size is None:  # copy and pickle make an empty object first
             return super().__new__(cls)
+        _check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        check_flags('an ODBBConv2d', share_weights=share_weights is None or share_weights, with_cp=with_cp)
+        check_flags('an ODBBConv2d', adaptive_padding=adaptive_padding, deploy=deploy)
         block = eligible(kernel_size, stride, padding, dilation, padding_mode)
         if block and not deploy:
             return super().__new__(cls)
@@ -103,7 +112,7 @@ class ODBBConv2d(ODBBlock):
         )
         self.padding = _pair(padding)
         self.adaptive_padding = adaptive_padding
-        self.with_bias = bias
+        self.with_bias = bool(bias)
         # what code that handles ordinary convolutions, such as ConvModule, reads
         self.bias = None
         self.dilation, self.padding_mode = (1, 1), padding_mode
@@ -161,13 +170,39 @@ def eligible(kernel_size, stride, padding, dilation, padding_mode: str) -> bool:
     )
 
 
+def _check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode) -> None:
+    """Raise ValueError unless ``nn.Conv2d`` takes these arguments."""
+    check_counts('an ODBBConv2d', in_channels=in_channels, out_channels=out_channels, groups=groups)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.')
+    for name, value, least in (
+        ('kernel_size', kernel_size, 1),
+        ('stride', stride, 1),
+        ('padding', padding, 0),
+        ('dilation', dilation, 1),
+    ):
+        if name == 'padding' and isinstance(value, str) and value in ('same', 'valid'):
+            continue
+        pair = value if isinstance(value, Sequence) else (value, value)
+        if len(pair) != 2 or not all(is_count(length, least) for length in pair):
+            raise ValueError(
+                f'{name} of an ODBBConv2d must be one or two integers of at least {least}, got {shown(value)}.'
+            )
+    if isinstance(padding, str) and padding == 'same' and _pair(stride) != (1, 1):
+        raise ValueError(f"padding='same' of an ODBBConv2d needs stride=1, got {shown(stride)}.")
+    if not isinstance(padding_mode, str) or padding_mode not in _PADDING_MODES:
+        raise ValueError(
+            f'padding_mode of an ODBBConv2d must be one of {", ".join(_PADDING_MODES)}, got {shown(padding_mode)}.'
+        )
+
+
 def _preset_branches(genotype: str | None, existing: Iterable[str]) -> tuple[str, ...] | None:
     if genotype is None:
         return None
-    if genotype not in PRESETS:
+    if not isinstance(genotype, str) or genotype not in PRESETS:
         raise ValueError(
-            f'genotype={genotype!r} of an ODBBConv2d must be one of the presets {", ".join(PRESETS)}; a searched one '
-            'comes with the subnet checkpoint, or with ODBBBackbone(base=..., genotype=...).'
+            f'genotype={shown(genotype)} of an ODBBConv2d must be one of the presets {", ".join(PRESETS)}; a searched '
+            'one comes with the subnet checkpoint, or with ODBBBackbone(base=..., genotype=...).'
         )
     return tuple(name for name in existing if name in PRESETS[genotype])
 

@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 import torch
 from torch import Tensor, nn
 
+from ..checks import refusing
 from . import reparam
 
 #: The branch that takes over a whole convolution; at first its BN is the identity and those of all others give zero.
@@ -33,11 +34,12 @@ def pop_plain(state_dict: MutableMapping[str, Tensor], prefix: str, groups: int,
         return None
     if 'branch_3x3.conv.weight' in keys:
         state = {key: state_dict.pop(full) for key, full in keys.items() if key.startswith('branch_')}
-        return _fuse_repvgg(state, groups, eps)
+        with refusing(f"The checkpoint's RepVGG block '{prefix[:-1]}' is not whole"):
+            return _fuse_repvgg(state, groups, eps)
     for name in ('reparam.', 'branch_reparam.', ''):
         if name + 'weight' in keys:
             kernel = state_dict.pop(keys[name + 'weight'])
-            bias = state_dict.pop(keys[name + 'bias']) if name + 'bias' in keys else kernel.new_zeros(len(kernel))
+            bias = state_dict.pop(keys[name + 'bias']) if name + 'bias' in keys else kernel.new_zeros(kernel.shape[:1])
             return kernel, bias
     return None
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import is_positive, refusing, shown
 from .memory import BlockMemory, parse_bytes
 from .sampler import keep_memory, keep_number, logistic_noise
 from .space import check_num_branches
@@ -33,8 +34,11 @@ class BranchSearch:
     ):
         if (num_branches is None) == (memory is None):
             raise ValueError('Give exactly one of num_branches and memory as the constraint of the search.')
-        if type(temperature) not in (int, float) or not 0 < temperature < float('inf'):
-            raise ValueError(f'temperature must be a positive number, got {temperature!r}.')
+        # beyond this the gates' derivatives leave float32
+        if not is_positive(temperature) or not 1e-6 <= temperature <= 1e6:
+            raise ValueError(
+                f'temperature must be a positive number, got {shown(temperature)}; choose one from 1e-6 to 1e6.'
+            )
         if not blocks:
             raise ValueError('There is no block to search.')
         self.blocks = dict(blocks)
@@ -130,11 +134,18 @@ class BranchSearch:
         return dict(generator=self.generator.get_state(), inputs=inputs, candidates=self.candidates)
 
     def load_state_dict(self, state: dict) -> None:
-        if [(name, tuple(names)) for name, names in state['candidates'].items()] != [*self.candidates.items()]:
+        with refusing("The checkpoint's state of the search is damaged"):
+            candidates = [(name, tuple(names)) for name, names in state['candidates'].items()]
+            generator = state['generator'].cpu()
+            inputs = state['inputs']
+            if inputs is not None:
+                inputs = {name: (tuple(s), d) for name, (s, d) in zip(self.blocks, inputs, strict=True)}
+        if candidates != [*self.candidates.items()]:
             raise ValueError('The checkpoint is of a search over other blocks; resume with the config it came from.')
-        self.generator.set_state(state['generator'].cpu())
-        if state['inputs'] is not None and self.memory is not None:
-            self.set_input_shapes(dict(zip(self.blocks, ((tuple(s), d) for s, d in state['inputs']))))
+        with refusing("The checkpoint's random state of the search is damaged"):
+            self.generator.set_state(generator)
+        if inputs is not None and self.memory is not None:
+            self.set_input_shapes(inputs)
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
         return flat.tensor_split(self._ends[:-1].tolist())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..checks import reason, shown
 from ..utils.fileio import atomic_write
 from .space import BRANCHES, Candidates, draw_blocks, find_blocks, find_candidates
 
@@ -50,14 +51,18 @@ class Genotype(Mapping):
 
     def __init__(self, blocks: Mapping[str, Sequence[str]], share_weights: bool = True, source: dict | None = None):
         if not isinstance(blocks, Mapping) or not blocks:
-            raise ValueError(f'blocks must map block names to branch names and not be empty, got {blocks!r}.')
+            raise ValueError(f'blocks must map block names to branch names and not be empty, got {shown(blocks)}.')
         self._blocks = {name: _check_block(name, branches) for name, branches in blocks.items()}
         if not isinstance(share_weights, bool):
-            raise TypeError(f'share_weights must be true or false, got {share_weights!r}.')
+            raise TypeError(f'share_weights must be true or false, got {shown(share_weights)}.')
         self.share_weights = share_weights
         if source is not None and not isinstance(source, Mapping):
-            raise TypeError(f'source must be a mapping, got {source!r}.')
+            raise TypeError(f'source must be a mapping, got {shown(source)}.')
         self.source = dict(source or {})
+        try:
+            self._to_json()
+        except (TypeError, ValueError, RecursionError) as e:
+            raise TypeError(f'source of a genotype must be what JSON can hold: {reason(e)}.') from e
 
     def __getitem__(self, block: str) -> tuple[str, ...]:
         return self._blocks[block]
@@ -102,15 +107,17 @@ class Genotype(Mapping):
             model: A model with ODBB blocks, or block name -> candidates.
             num_branches, seed: Of ``random``, which needs both; not accepted elsewhere.
         """
+        if not isinstance(name, str):
+            raise TypeError(f'A preset is named by a string, got {shown(name)}.')
         found = find_candidates(model) if isinstance(model, nn.Module) else dict(model)
         if not found:
-            raise ValueError(f"Preset '{name}' needs a model with ODBB blocks; {type(model).__name__} has none.")
+            raise ValueError(f'Preset {shown(name)} needs a model with ODBB blocks; {type(model).__name__} has none.')
         source = dict(preset=name)
-        if not isinstance(name, str):
-            raise TypeError(f'A preset is named by a string, got {name!r}.')
         if name == 'random':
             if num_branches is None or seed is None:
                 raise ValueError("Preset 'random' needs num_branches and seed.")
+            if not isinstance(seed, int):
+                raise TypeError(f"seed of preset 'random' must be an integer, got {shown(seed)}.")
             source.update(num_branches=num_branches, seed=seed)
             blocks = draw_blocks(found, num_branches, random.Random(seed))
         elif name in PRESETS:
@@ -118,7 +125,7 @@ class Genotype(Mapping):
                 raise ValueError(f"num_branches and seed belong to preset 'random', not to '{name}'.")
             blocks = {block: tuple(b for b in names if b in PRESETS[name]) for block, names in found.items()}
         else:
-            raise ValueError(f'Unknown preset {name!r}; known presets are {", ".join(PRESETS)}, random.')
+            raise ValueError(f'Unknown preset {shown(name)}; known presets are {", ".join(PRESETS)}, random.')
         return cls(blocks, share_weights=False, source=source)
 
     @classmethod
@@ -128,21 +135,23 @@ class Genotype(Mapping):
         Args:
             path: The file, or the name of a genotype shipped in ``repnas_mm/genotypes``.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f'A genotype is loaded from a path or by its name, got {shown(path)}.')
         shipped = shipped_genotypes()
         file = path if os.path.isfile(path) else shipped.get(str(path), path)
         try:
             text = Path(file).read_text(encoding='utf-8')
         except OSError as e:
             raise FileNotFoundError(
-                f"Genotype file '{path}' cannot be read: {e.strerror}; a search leaves one in its work dir, and the "
-                f'package ships {", ".join(shipped)}.'
+                f'Genotype file {str(path)!r} cannot be read: {e.strerror}; a search leaves one in its work dir, and '
+                f'the package ships {", ".join(shipped)}.'
             ) from e
         except ValueError as e:  # not UTF-8, or not a path at all
-            raise ValueError(f"Genotype file '{path}' cannot be read as text: {e}.") from e
+            raise ValueError(f'Genotype file {str(path)!r} cannot be read as text: {reason(e)}.') from e
         try:
             return cls.from_dict(json.loads(text, object_pairs_hook=_unique_keys))
         except (ValueError, TypeError, RecursionError) as e:
-            raise ValueError(f"Genotype file '{path}' is not valid: {e}") from e
+            raise ValueError(f'Genotype file {str(path)!r} is not valid: {reason(e)}.') from e
 
     @classmethod
     def from_dict(cls, data: Mapping) -> 'Genotype':
@@ -151,17 +160,17 @@ class Genotype(Mapping):
             raise TypeError(f'it must be an object with the key "blocks", got {type(data).__name__}.')
         known = {'format', 'version', 'num_branches', 'share_weights', 'source', 'blocks'}
         if unknown := sorted(set(map(str, data)) - known):
-            raise ValueError(f'unknown key "{unknown[0]}"; known keys are {", ".join(sorted(known))}.')
+            raise ValueError(f'unknown key {_quoted(unknown[0])}; known keys are {", ".join(sorted(known))}.')
         if data.get('format') != FORMAT:
-            raise ValueError(f'key "format" must be "{FORMAT}", got {data.get("format")!r}.')
+            raise ValueError(f'key "format" must be "{FORMAT}", got {shown(data.get("format"))}.')
         if data.get('version') != VERSION or type(data['version']) is not int:
-            raise ValueError(f'key "version" must be {VERSION}, got {data.get("version")!r}.')
+            raise ValueError(f'key "version" must be {VERSION}, got {shown(data.get("version"))}.')
         if 'blocks' not in data:
             raise ValueError('key "blocks" is missing.')
         genotype = cls(data['blocks'], data.get('share_weights', True), data.get('source'))
         number = data.get('num_branches', genotype.num_branches)
         if number != genotype.num_branches or type(number) is not int:
-            raise ValueError(f'key "num_branches" is {number!r}, but the blocks keep {genotype.num_branches}.')
+            raise ValueError(f'key "num_branches" is {shown(number)}, but the blocks keep {genotype.num_branches}.')
         return genotype
 
     def to_dict(self) -> dict:
@@ -178,7 +187,10 @@ class Genotype(Mapping):
     def dump(self, path: str | Path) -> None:
         """Write the JSON, atomically."""
         with atomic_write(path) as f:
-            f.write((json.dumps(self.to_dict(), indent=2) + '\n').encode())
+            f.write(self._to_json().encode())
+
+    def _to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + '\n'
 
     def restrict(self, candidates: Candidates) -> 'Genotype':
         """The part of a whole model's genotype that belongs to one submodule, under the submodule's own names.
@@ -194,7 +206,8 @@ class Genotype(Mapping):
         (prefix, count), *others = found.most_common() or [('', 0)]
         if others and others[0][1] == count:
             raise ValueError(
-                f"The genotype fits under '{prefix}' as well as under '{others[0][0]}'; give only one of the two."
+                f'The genotype fits under {shown(prefix)} as well as under {shown(others[0][0])}; give only one of the '
+                'two.'
             )
         own = {n[len(prefix) :]: branches for n, branches in self.items() if n.startswith(prefix)}
         genotype = Genotype(own, self.share_weights, self.source)
@@ -205,10 +218,10 @@ class Genotype(Mapping):
         """Raise ValueError unless this genotype is one of a model with these blocks."""
         hint = 'it belongs to another network.'
         if missing := [name for name in candidates if name not in self]:
-            raise ValueError(f"The genotype has no block '{missing[0]}' ({len(missing)} missing); {hint}")
+            raise ValueError(f'The genotype has no block {shown(missing[0])} ({len(missing)} missing); {hint}')
         if unknown := [name for name in self if name not in candidates]:
             raise ValueError(
-                f"The genotype's block '{unknown[0]}' is not in the model ({len(unknown)} unknown); {hint}"
+                f"The genotype's block {shown(unknown[0])} is not in the model ({len(unknown)} unknown); {hint}"
             )
         for name, branches in self.items():
             if absent := [branch for branch in branches if branch not in candidates[name]]:
@@ -247,7 +260,7 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
         shipped = shipped_genotypes()
         if str(genotype) not in shipped and not os.path.exists(genotype) and not str(genotype).endswith('.json'):
             raise ValueError(
-                f"genotype='{genotype}' is neither a file nor a preset nor shipped; known presets are "
+                f'genotype={shown(str(genotype))} is neither a file nor a preset nor shipped; known presets are '
                 f'{", ".join(PRESETS)}, random, and shipped genotypes are {", ".join(shipped)}.'
             )
         genotype = Genotype.load(genotype)
@@ -255,30 +268,36 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
         if 'preset' in genotype:
             if unknown := sorted(set(map(str, genotype)) - {'preset', 'num_branches', 'seed'}):
                 raise ValueError(
-                    f"genotype has unknown key '{unknown[0]}' beside 'preset'; known are num_branches, seed."
+                    f"genotype has unknown key {shown(unknown[0])} beside 'preset'; known are num_branches, seed."
                 )
             arguments = dict(genotype)
             return Genotype.from_preset(arguments.pop('preset'), candidates, **arguments)
         genotype = Genotype.from_dict(genotype)
     elif not isinstance(genotype, Genotype):
-        raise TypeError(f'genotype must be a path, a name, a dict or a Genotype, got {genotype!r}.')
+        raise TypeError(f'genotype must be a path, a name, a dict or a Genotype, got {shown(genotype)}.')
     return genotype.restrict(candidates)
 
 
 def _check_block(name: str, branches: Sequence[str]) -> tuple[str, ...]:
     """The branches of one block in the fixed order, or an error that names the block."""
     if not isinstance(name, str):
-        raise TypeError(f'block names must be strings, got {name!r}.')
+        raise TypeError(f'block names must be strings, got {shown(name)}.')
     if isinstance(branches, str) or not isinstance(branches, Sequence):
-        raise TypeError(f"block '{name}' must have a list of branch names, got {branches!r}.")
+        raise TypeError(f'block {shown(name)} must have a list of branch names, got {shown(branches)}.')
     for branch in branches:
         if not isinstance(branch, str) or branch not in BRANCHES:
-            raise ValueError(f"block '{name}' has unknown branch {branch!r}; known are {', '.join(BRANCHES)}.")
+            known = ', '.join(BRANCHES)
+            raise ValueError(f'block {shown(name)} has unknown branch {shown(branch)}; known are {known}.')
     if not branches:
-        raise ValueError(f"block '{name}' keeps no branch; every block needs at least one.")
+        raise ValueError(f'block {shown(name)} keeps no branch; every block needs at least one.')
     if len(set(branches)) < len(branches):
-        raise ValueError(f"block '{name}' lists a branch twice: {', '.join(branches)}.")
+        raise ValueError(f'block {shown(name)} lists a branch twice: {shown(list(branches))}.')
     return tuple(branch for branch in BRANCHES if branch in branches)
+
+
+def _quoted(key: str) -> str:
+    """A JSON key as the file has it, short enough for a message."""
+    return json.dumps(key if len(key) <= 100 else f'{key[:100]}...')
 
 
 def _unique_keys(pairs: list[tuple]) -> dict:
@@ -287,5 +306,5 @@ def _unique_keys(pairs: list[tuple]) -> dict:
     if len(data) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f'key "{twice}" is given twice.')
+        raise ValueError(f'key {_quoted(twice)} is given twice.')
     return data

@@ -12,6 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..checks import shown
+
 _UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30}
 
 
@@ -23,7 +25,9 @@ def parse_bytes(size: int | str) -> int:
     else:
         parsed = size if type(size) is int else 0
     if parsed < 1:
-        raise ValueError(f"memory={size!r} is not a size; write a number of bytes or something like '6GiB' or '500MB'.")
+        raise ValueError(
+            f"memory={shown(size)} is not a size; write a number of bytes or something like '6GiB' or '500MB'."
+        )
     return parsed
 
 

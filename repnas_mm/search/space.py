@@ -7,6 +7,8 @@ from math import comb
 
 from torch import nn
 
+from ..checks import shown
+
 #: Branch name -> branch class, in the order in which every block lists its candidates. Filled by `register_branch`.
 BRANCHES: dict[str, type] = {}
 
@@ -48,15 +50,15 @@ def check_num_branches(num_branches: int, candidates: Candidates) -> None:
     """Raise ValueError unless ``num_branches`` can be kept with at least one branch in every block."""
     total = sum(len(names) for names in candidates.values())
     if not isinstance(num_branches, int) or isinstance(num_branches, bool):
-        raise TypeError(f'num_branches must be an integer, got {num_branches!r}.')
+        raise TypeError(f'num_branches must be an integer, got {shown(num_branches)}.')
     if num_branches < len(candidates):
         raise ValueError(
-            f'num_branches={num_branches} is less than the {len(candidates)} ODBB blocks of the model, each of which '
-            f'keeps at least one branch; choose a number from {len(candidates)} to {total}.'
+            f'num_branches={shown(num_branches)} is less than the {len(candidates)} ODBB blocks of the model, each of '
+            f'which keeps at least one branch; choose a number from {len(candidates)} to {total}.'
         )
     if num_branches > total:
         raise ValueError(
-            f'num_branches={num_branches} is more than the {total} candidate branches of the model; '
+            f'num_branches={shown(num_branches)} is more than the {total} candidate branches of the model; '
             f'choose a number from {len(candidates)} to {total}.'
         )
 

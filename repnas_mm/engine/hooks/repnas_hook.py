@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...checks import is_count, refusing, shown
 from ...models.convert import leave_shared_plain
 from ...registry import register
 from ...search.branch_search import BranchSearch
@@ -30,6 +31,8 @@ from ..rng import rng_state, set_rng_state
 from ..runner_models import final_models, renew_averages, unwrap
 
 PHASES = ('warmup', 'search', 'frozen')
+#: What the hook adds to a checkpoint
+STATE = ('search', 'alpha_optimizer', 'genotype', 'logged', 'rng')
 
 
 @register('HOOKS')
@@ -73,8 +76,8 @@ class RepNASHook(Hook):
         alpha_optimizer: dict = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999)),
     ):
         for name, length in (('warmup', warmup), ('frozen', frozen)):
-            if not isinstance(length, int) or length < 0:
-                raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {length!r}.')
+            if not is_count(length, 0):
+                raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {shown(length)}.')
         self.constraint = dict(num_branches=num_branches, memory=memory, temperature=temperature)
         self.warmup, self.frozen = warmup, frozen
         self.alpha_optimizer_cfg = alpha_optimizer
@@ -231,8 +234,13 @@ class RepNASHook(Hook):
                 'instead of resuming.'
             )
         self._resumed = checkpoint['repnas']
-        seed = checkpoint['meta']['seed']
-        if is_main_process() and seed != runner.seed:
+        if missing := [key for key in STATE if key not in self._resumed]:
+            raise ValueError(
+                f"The checkpoint's state of the search lacks '{missing[0]}'; it is damaged or of another version of "
+                'repnas_mm, so start from its weights with load_from instead of resuming.'
+            )
+        seed = checkpoint.get('meta', {}).get('seed')
+        if is_main_process() and seed not in (None, runner.seed):
             runner.logger.warning(
                 f'The data will come in another order than it would have: this run began with seed {runner.seed}, the '
                 f'checkpoint is of seed {seed}. For an exact resume, set randomness.seed={seed}.'
@@ -241,10 +249,15 @@ class RepNASHook(Hook):
     def _load_state(self, state: dict) -> None:
         self.search.load_state_dict(state['search'])
         self.alpha_optimizer.load_state_dict(state['alpha_optimizer'])
-        if state['logged'] is not None:
-            self._logged = np.array(state['logged'])
-        if state['genotype'] is not None:
-            self._fix_genotype(np.array(state['genotype']))
+        genotype, self._logged = self._load_mask(state['genotype']), self._load_mask(state['logged'])
+        if genotype is not None:
+            self._fix_genotype(genotype)
+
+    def _load_mask(self, saved: list[bool] | None) -> np.ndarray | None:
+        if saved is None:
+            return None
+        with refusing("The checkpoint's choice of branches is damaged"):
+            return np.array(saved, dtype=bool).reshape(len(self.search.block_ids))
 
     @staticmethod
     def _skip_half_checkpoints(runner) -> None:

@@ -1,0 +1,333 @@
+"""Whatever happened to a checkpoint: it loads as what was saved, or is refused with what is wrong with it."""
+
+import io
+import os
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmpretrain.models.backbones import RepVGG
+from outcome import Refused, attempt, fuzz
+
+from repnas_mm.engine.alpha_optimizer import AlphaOptimizer
+from repnas_mm.engine.checkpoint import build_model, load_file, save_model
+from repnas_mm.search import find_blocks
+from repnas_mm.search.branch_search import BranchSearch
+
+FILES = {'search': 'epoch_6.pth', 'subnet': 'subnet.pth', 'fused': 'fused.pth'}
+
+
+class Trained:
+    """Config of a small search, the checkpoints (form -> bytes) that one training of it left, and a model of it."""
+
+    def __init__(self, cfg, folder: Path):
+        self.cfg = cfg
+        self.files = {form: (folder / name).read_bytes() for form, name in FILES.items()}
+        self.model = build_model(cfg, self.read('search'))
+
+    def __repr__(self) -> str:
+        return 'Trained()'
+
+    def read(self, form: str) -> dict:
+        return torch.load(io.BytesIO(self.files[form]), weights_only=True)
+
+
+#: The one that all tests of this process share.
+SHARED = []
+
+
+@pytest.fixture
+def trained(small_cfg, run):
+    if not SHARED:
+        SHARED.append(Trained(small_cfg, Path(run(small_cfg).work_dir)))
+    return SHARED[0]
+
+
+def build(trained: Trained, checkpoint: dict, names=()):
+    """The model, checked to be one that computes numbers; or `Refused`."""
+    model = attempt(build_model, trained.cfg, checkpoint, names=names)
+    if not isinstance(model, Refused):
+        with torch.no_grad():
+            assert model.eval()(torch.randn(2, 1, 16, 16), mode='tensor').isfinite().all()
+    return model
+
+
+# ------------------------------------------------------------------------------------------------- bytes
+
+
+class Damage(NamedTuple):
+    """What to do to the bytes of a file at a place relative to their length, or that many bytes before their end."""
+
+    how: str
+    at: float
+    bit: int
+    size: int
+    noise: bytes
+    from_end: int
+
+    def __call__(self, content: bytes) -> bytes:
+        data = bytearray(content)
+        i = max(len(data) - self.from_end, 0) if self.from_end else int(self.at * (len(data) - 1))
+        if self.how == 'truncate':
+            del data[i:]
+        elif self.how == 'flip':
+            data[i] ^= 1 << self.bit
+        elif self.how == 'zeros':
+            data[i : i + self.size] = bytes(len(data[i : i + self.size]))
+        elif self.how == 'drop':
+            del data[i : i + self.size]
+        elif self.how == 'double':
+            data[i:i] = data[i : i + self.size]
+        elif self.how == 'front':
+            del data[:i]
+        else:
+            data[i : i + len(self.noise)] = self.noise
+        return bytes(data)
+
+
+damages = st.builds(
+    Damage,
+    how=st.sampled_from(['truncate', 'flip', 'flip', 'flip', 'zeros', 'drop', 'double', 'front', 'noise']),
+    at=st.floats(0, 1),
+    bit=st.integers(0, 7),
+    size=st.sampled_from([1, 16, 512, 4096]),
+    noise=st.binary(min_size=1, max_size=4),
+    # the end holds the archive's directory, of which a place drawn evenly would seldom be a part
+    from_end=st.just(0) | st.integers(1, 3000),
+)
+
+
+@given(damage=damages, form=st.sampled_from([*FILES]))
+@fuzz(200)
+def test_a_damaged_file_is_refused_or_loads_as_it_was(tmp_path, trained, damage, form):
+    path = tmp_path / 'damaged.pth'
+    path.write_bytes(damage(trained.files[form]))
+    checkpoint = attempt(load_file, path, names=[str(path)])
+    if isinstance(checkpoint, Refused):
+        return
+    saved = trained.read(form)['state_dict']
+    assert checkpoint['state_dict'].keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in checkpoint['state_dict'].items())
+
+
+@pytest.mark.parametrize('form', FILES)
+def test_a_flipped_bit_of_a_weight_is_refused(tmp_path, trained, form):
+    with zipfile.ZipFile(io.BytesIO(trained.files[form])) as archive:
+        biggest = max(archive.infolist(), key=lambda info: ('/data/' in info.filename, info.file_size))
+        weights = archive.read(biggest)
+    content = bytearray(trained.files[form])
+    content[content.index(weights) + len(weights) // 2] ^= 1
+    path = tmp_path / 'flipped.pth'
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)['state_dict']  # torch takes it
+    with pytest.raises(ValueError, match=f"checksum of '{biggest.filename}' in it is wrong"):
+        load_file(path)
+
+
+@given(damage=damages, form=st.sampled_from([*FILES]))
+@fuzz(80)
+def test_a_damaged_pickle_in_a_sound_archive_is_refused_or_makes_a_model(tmp_path, trained, damage, form):
+    path = tmp_path / 'repacked.pth'
+    with zipfile.ZipFile(io.BytesIO(trained.files[form])) as old, zipfile.ZipFile(path, 'w') as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, damage(content) if name.endswith('/data.pkl') else content)
+    checkpoint = attempt(load_file, path, names=[str(path)])
+    if not isinstance(checkpoint, Refused):
+        build(trained, checkpoint)
+
+
+@given(content=st.binary(max_size=40) | st.sampled_from([b'PK\3\4', b'\x80\2.', b'\x80\2}q\0.', b'PK\5\6' + bytes(18)]))
+@fuzz(60)
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / 'other.pth'
+    path.write_bytes(content)
+    checkpoint = attempt(load_file, path, names=[str(path)])
+    assert isinstance(checkpoint, Refused) or not checkpoint['state_dict']
+
+
+# ----------------------------------------------------------------------------------------------- contents
+
+JUNK = st.sampled_from(
+    [None, 3, 1.5, '', 'two\nlines', [], {}, [1], {'a': 1}, torch.zeros(2), torch.tensor(float('nan'))]
+)
+
+
+def reshaped(tensor: torch.Tensor, how: str) -> torch.Tensor:
+    if how == 'longer':
+        return torch.cat([tensor, tensor]) if tensor.dim() else tensor.new_zeros(2)
+    return {'flat': tensor.flatten, 'empty': lambda: tensor[..., :0], 'more': lambda: tensor[None]}[how]()
+
+
+def spoil(draw, state: dict, key: str) -> None:
+    """One change of an entry of a state dict."""
+    value = state[key]
+    how = draw(st.sampled_from(['delete', 'rename', 'shape', 'dtype', 'number', 'number', 'junk', 'swap']))
+    if how == 'delete':
+        del state[key]
+    elif how == 'rename':
+        new = draw(st.sampled_from([key + 'x', key.upper(), 'module.' + key, key.replace('.', '_'), '', 3, 'weight']))
+        state[new] = state.pop(key)
+    elif how == 'shape' and value.dim():
+        state[key] = reshaped(value, draw(st.sampled_from(['longer', 'flat', 'empty', 'more'])))
+    elif how == 'dtype':
+        state[key] = value.to(
+            draw(st.sampled_from([torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64]))
+        )
+    elif how == 'number' and value.is_floating_point() and value.numel():
+        value.view(-1)[draw(st.integers(0, value.numel() - 1))] = draw(
+            st.sampled_from([float('nan'), float('inf'), float('-inf'), -3.0])
+        )
+    elif how == 'swap':
+        other = draw(st.sampled_from([*state]))
+        state[key], state[other] = state[other], value
+    else:
+        state[key] = draw(JUNK)
+
+
+@given(data=st.data(), form=st.sampled_from([*FILES]))
+@fuzz(70)
+def test_spoiled_weights_are_refused_by_name_or_make_a_model(tmp_path, trained, data, form):
+    checkpoint = trained.read(form)
+    state = checkpoint['state_dict']
+    picks = data.draw(st.lists(st.sampled_from([*state]), min_size=1, max_size=2, unique=True))
+    for key in picks:
+        if isinstance(state.get(key), torch.Tensor):
+            spoil(data.draw, state, key)
+    torch.save(checkpoint, tmp_path / 'spoiled.pth')
+    model = build(trained, load_file(tmp_path / 'spoiled.pth'))
+    if not isinstance(model, Refused):
+        loaded = model.state_dict()
+        assert all(torch.equal(loaded[name], state[name].to(loaded[name].dtype)) for name in state if name in loaded)
+
+
+@given(data=st.data(), name=st.sampled_from(['alpha', 'running_mean', 'running_var', 'norm.weight', '.weight']))
+@fuzz(40)
+def test_a_number_that_is_none_is_refused_with_the_tensor_that_holds_it(trained, data, name):
+    state = trained.read('search')['state_dict']
+    key = data.draw(st.sampled_from([key for key in state if key.endswith(name)]))
+    index = data.draw(st.integers(0, state[key].numel() - 1))
+    state[key].view(-1)[index] = data.draw(st.sampled_from([float('nan'), float('inf'), float('-inf')]))
+    refused = attempt(build_model, trained.cfg, dict(state_dict=state), names=[key])
+    assert isinstance(refused, Refused) and 'NaN or Inf' in refused.message
+
+
+@given(data=st.data(), form=st.sampled_from([*FILES]))
+@fuzz(60)
+def test_a_spoiled_outside_is_refused_or_makes_a_model(tmp_path, trained, data, form):
+    checkpoint = trained.read(form)
+    meta = checkpoint['meta']
+    key = data.draw(st.sampled_from(['state_dict', 'meta', 'genotype', 'new_biases', 'all', 'no state_dict', 'blocks']))
+    junk = data.draw(JUNK)
+    if key in ('state_dict', 'meta'):
+        checkpoint[key] = junk
+    elif key in ('genotype', 'new_biases'):
+        meta[key] = junk
+    elif key == 'all':
+        checkpoint = junk
+    elif key == 'no state_dict':
+        checkpoint['State_dict'] = checkpoint.pop('state_dict')
+    else:
+        blocks = dict(trained.read('subnet')['meta']['genotype']['blocks'])
+        blocks[data.draw(st.sampled_from([*blocks, 'other']))] = data.draw(st.sampled_from([['kxk'], ['KXK'], 3, []]))
+        meta['genotype'] = dict(format='repnas_mm.genotype', version=1, blocks=blocks)
+    path = tmp_path / 'spoiled.pth'
+    torch.save(checkpoint, path)
+    checkpoint = attempt(load_file, path, names=[str(path)])
+    if not isinstance(checkpoint, Refused):
+        build(trained, checkpoint)
+
+
+@given(data=st.data(), deploy=st.booleans())
+@fuzz(30)
+def test_a_spoiled_stock_repvgg_is_refused_or_makes_a_model(trained, data, deploy):
+    arch = dict(trained.cfg.model.backbone.arch, group_layer_map=None, se_cfg=None, stem_channels=64)
+    stock = RepVGG(
+        arch, in_channels=1, base_channels=4, strides=(1, 2, 2), dilations=(1,) * 3, out_indices=(2,), deploy=deploy
+    )
+    state = {key: value for key, value in trained.read('search')['state_dict'].items() if key.startswith('head.')}
+    backbone = {f'backbone.{key}': value.clone() for key, value in stock.state_dict().items()}
+    assert not isinstance(build(trained, dict(state_dict=state | backbone)), Refused)
+    spoil(data.draw, backbone, data.draw(st.sampled_from([*backbone])))
+    build(trained, dict(state_dict=state | backbone))
+
+
+# ------------------------------------------------------------------------------------------------ resuming
+
+
+def places(value, path=()):
+    """The path to every value inside a nest of dicts and short lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def spoil_tree(draw, tree: dict) -> None:
+    *parents, last = draw(st.sampled_from([place for place in places(tree)]))
+    for key in parents:
+        tree = tree[key]
+    how = draw(st.sampled_from(['delete', 'rename', 'junk', 'shape']))
+    if not isinstance(tree, dict | list):
+        return  # inside a tuple
+    if how == 'delete':
+        del tree[last]
+    elif how == 'rename' and isinstance(tree, dict):
+        tree[f'{last}x'] = tree.pop(last)
+    elif how == 'shape' and isinstance(tree[last], torch.Tensor) and tree[last].dim():
+        tree[last] = reshaped(tree[last], draw(st.sampled_from(['longer', 'flat', 'empty', 'more'])))
+    else:
+        tree[last] = draw(JUNK)
+
+
+@given(data=st.data(), part=st.sampled_from(['search', 'alpha_optimizer']))
+@fuzz(70)
+def test_a_spoiled_state_of_the_search_is_refused_or_goes_on(trained, data, part):
+    search = BranchSearch(find_blocks(trained.model), num_branches=10)
+    state = deepcopy(trained.read('search')['repnas'])
+    spoil_tree(data.draw, state[part])
+    if part == 'search':
+        if not isinstance(attempt(search.load_state_dict, state[part], names=['checkpoint']), Refused):
+            assert search.sample()[0].sum() == 10
+        return
+    optimizer = AlphaOptimizer(
+        search.alphas, OptimWrapperOf(trained.model), dict(type='Adam', lr=0.02, betas=(0.5, 0.999))
+    )
+    if not isinstance(attempt(optimizer.load_state_dict, state[part], names=['checkpoint']), Refused):
+        for alpha in search.alphas:
+            alpha.grad = torch.zeros_like(alpha)
+        optimizer.optimizer.step()
+        assert all(alpha.isfinite().all() for alpha in search.alphas)
+
+
+class OptimWrapperOf:
+    """As much of an OptimWrapper as AlphaOptimizer asks for at its start."""
+
+    def __init__(self, model):
+        self.optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+@given(data=st.data())
+@fuzz(5)
+def test_a_failing_save_keeps_the_old_file_and_leaves_no_other(tmp_path, trained, data):
+    path = tmp_path / 'model.pth'
+    state = trained.read('fused')['state_dict']
+    save_model(state, path, trained.cfg)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    assert before.keys() == {'model.pth', 'model.py'}
+    key = data.draw(st.sampled_from([*state]))
+    bad_state = {**state, key: data.draw(st.sampled_from([None, 3, 'x', [1]]))}
+    bad_meta = dict(dataset_meta=data.draw(st.sampled_from([lambda: 0, (i for i in ())])))
+    with pytest.raises(Exception):  # noqa: B017 pickle's own, of many kinds: our callers give tensors and plain data
+        save_model(*data.draw(st.sampled_from([(bad_state, path, trained.cfg)])))
+    with pytest.raises(Exception):  # noqa: B017
+        save_model(state, path, trained.cfg, **bad_meta)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
