@@ -1,6 +1,8 @@
 # make demo   search, prune and fuse a network on real images, then print a table
 # make test   run the test suite
 # make lint   ruff, check only
+# make stress       kill and resume searches, and run a long one; minutes
+# make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,9 +11,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 TESTED := requirements/tested.txt
-pin = $(shell grep '^$(1)==' $(TESTED))
+SETUPTOOLS := setuptools<81
+# the maintained forks have the same names behind a prefix
+pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 
-.PHONY: env demo test lint
+.PHONY: env demo test test-onedl stress lint
 .DELETE_ON_ERROR:
 
 demo: env
@@ -19,6 +23,21 @@ demo: env
 
 test: env
 	$(PY) -m pytest -n auto tests
+
+stress: env
+	$(PY) tests/stress/kill_and_resume.py
+	$(PY) tests/stress/long_run.py
+
+# the same modules under other names: not with the stock packages in one environment
+ONEDL := .venv-onedl
+test-onedl: $(ONEDL)/.package
+	$(ONEDL)/bin/python -m pytest -n auto $(addprefix tests/,models search engine configs datasets visualization utils)
+
+$(ONEDL)/.package: requirements/onedl.txt requirements/tests.txt
+	$(MAKE) VENV=$(ONEDL) TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' $(ONEDL)/.mmcv
+	$(ONEDL)/bin/python -m pip install -r requirements/onedl.txt -r requirements/tests.txt
+	$(ONEDL)/bin/python -m pip install --no-deps -e .
+	touch $@
 
 lint: env
 	$(PY) -m ruff check .
@@ -31,7 +50,7 @@ $(VENV)/.torch: $(TESTED)
 	@echo '[1/4] torch and torchvision'
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, {sys.executable} is {sys.version}: run make PYTHON=/path/to/python3.11"'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) 'pip==24.3.*' 'setuptools<81' wheel ninja psutil
+	$(PIP) 'pip==24.3.*' '$(SETUPTOOLS)' wheel ninja psutil
 	$(PIP) $(call pin,torch) $(call pin,torchvision)
 	touch $@
 

@@ -4,7 +4,11 @@ Importing the package registers its backbone, hooks and dataset in MMEngine's ro
 OpenMMLab project find them.
 """
 
-from . import datasets, engine, models, search
 from .version import __version__
+from .versions import check_versions
+
+check_versions()  # before anything needs what an older version has not
+
+from . import datasets, engine, models, search  # noqa: E402
 
 __all__ = ['__version__', 'datasets', 'engine', 'models', 'search']
