@@ -1,6 +1,7 @@
 # make demo   search, prune and fuse a network on real images, then print a table
 # make test   run the test suite
-# make lint   ruff, check only
+# make lint   ruff and mypy, check only
+# make coverage     the test suite, and how much of the package it runs; half as long again
 # make stress       kill and resume searches, and run a long one; minutes
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
@@ -12,10 +13,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 TESTED := requirements/tested.txt
 SETUPTOOLS := setuptools<81
-# the maintained forks have the same names behind a prefix
 pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 
-.PHONY: env demo test test-onedl stress lint
+.PHONY: env demo test test-onedl stress coverage lint
 .DELETE_ON_ERROR:
 
 demo: env
@@ -24,24 +24,26 @@ demo: env
 test: env
 	$(PY) -m pytest -n auto tests
 
+# not in `test`: before Python 3.12 counting lines costs half the time of the tests again
+coverage: env
+	$(PY) -m pytest -n auto --cov=repnas_mm --cov-report= tests
+	@echo "covered: $$($(PY) -m coverage report --format=total) % of the lines of repnas_mm"
+
 stress: env
 	$(PY) tests/stress/kill_and_resume.py
 	$(PY) tests/stress/long_run.py
 
-# the same modules under other names: not with the stock packages in one environment
-ONEDL := .venv-onedl
-test-onedl: $(ONEDL)/.package
-	$(ONEDL)/bin/python -m pytest -n auto $(addprefix tests/,models search engine configs datasets visualization utils)
-
-$(ONEDL)/.package: requirements/onedl.txt requirements/tests.txt
-	$(MAKE) VENV=$(ONEDL) TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' $(ONEDL)/.mmcv
-	$(ONEDL)/bin/python -m pip install -r requirements/onedl.txt -r requirements/tests.txt
-	$(ONEDL)/bin/python -m pip install --no-deps -e .
-	touch $@
+# The forks install the stock packages' modules, hence an environment of their own. onedl-mmcv names its license as
+# setuptools before 77 cannot read. Left out: what calls mim, and so needs the stock packages by name.
+CORE := $(addprefix tests/,models search engine configs datasets visualization utils)
+test-onedl:
+	$(MAKE) VENV=.venv-onedl TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' env
+	.venv-onedl/bin/python -m pytest -n auto $(CORE)
 
 lint: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 env: $(VENV)/.package
 
@@ -68,11 +70,12 @@ $(VENV)/.mmcv: $(VENV)/.torch
 	$(PY) -c 'import mmcv.ops'
 	touch $@
 
-# 3. openmim last: its dependencies pin old versions that the others accept but would not be resolved together.
+# 3. openmim last: its dependencies pin old versions that the others accept but would not be resolved together. It is
+#    left out where it is not pinned, beside the forks.
 $(VENV)/.stack: $(VENV)/.mmcv requirements/tests.txt requirements/runtime.txt
 	@echo '[3/4] the OpenMMLab stack and the test tools'
-	$(PIP) $(call pin,mmengine) $(call pin,mmdet) $(call pin,mmpretrain) -c $(TESTED) -r requirements/runtime.txt -r requirements/tests.txt
-	$(PIP) $(call pin,openmim) -c $(TESTED)
+	$(PIP) $(call pin,mmengine) $(call pin,mmdet(ection)?) $(call pin,mmpretrain) -c $(TESTED) -r requirements/runtime.txt -r requirements/tests.txt
+	$(if $(call pin,openmim),$(PIP) $(call pin,openmim) -c $(TESTED))
 	touch $@
 
 # 4. this package, editable

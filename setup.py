@@ -68,7 +68,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['repnas_mm', 'repnas_mm.*']),
-    package_data={'repnas_mm': ['genotypes/*.json']},
+    package_data={'repnas_mm': ['genotypes/*.json', 'py.typed']},
     install_requires=requirements('runtime'),
     # not install_requires: mim installs these, because pip alone would build mmcv without its ops
     extras_require={name: requirements(name) for name in ('mminstall', 'optional', 'tests')},

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -18,6 +19,7 @@ from ..models.convert import leave_shared_plain
 from ..search.genotype import Genotype
 from ..utils.fileio import atomic_write, save_atomic
 from ..version import __version__
+from .safe_globals import allow_history_buffer
 
 _SEARCH_HOOKS = {'RepNASHook', 'FuseHook'}
 
@@ -40,12 +42,13 @@ UNREADABLE = (
 )
 
 
-def load_file(path: str | Path) -> dict:
+def load_file(path: str | Path) -> Mapping[str, Any]:
     """Read a checkpoint on the CPU without running any code in it.
 
     Raises:
         ValueError or FileNotFoundError: one sentence that names the file.
     """
+    allow_history_buffer()  # again: the forks' mmengine takes back, after each load, what it allows itself
     try:
         check_sums(path)
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)

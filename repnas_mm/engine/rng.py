@@ -12,7 +12,7 @@ def rng_state() -> dict:
     algorithm, keys, position, has_gauss, cached = np.random.get_state()
     return dict(
         python=(version, list(internal), gauss),
-        numpy=(algorithm, keys.tolist(), int(position), int(has_gauss), float(cached)),
+        numpy=(algorithm, keys.tolist(), int(position), int(has_gauss), float(cached)),  # type: ignore[attr-defined]
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     )

@@ -6,12 +6,14 @@ so that a stock run cannot resume from its own checkpoint. A buffer pickles its 
 its place only ever returns a statistics method of `HistoryBuffer`.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
 
-def _history_method(owner: object, name: str):
+def _history_method(owner: Any, name: str):
     """Stands in for ``getattr`` while a checkpoint is read."""
     if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
         raise ValueError(f'A checkpoint may not look up {name!r} of {owner!r}; only the statistics of a HistoryBuffer.')

@@ -30,7 +30,7 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
         )
     if not is_positive(norm.eps):
         raise ValueError(f'eps of norm_cfg must be a positive number, got {shown(norm.eps)}.')
-    if norm.momentum is not None and not (isinstance(norm.momentum, Real) and 0 <= norm.momentum <= 1):
+    if norm.momentum is not None and not (isinstance(norm.momentum, Real) and 0 <= norm.momentum <= 1):  # type: ignore[operator]
         raise ValueError(f'momentum of norm_cfg must be None or from 0 to 1, got {shown(norm.momentum)}.')
     return norm
 

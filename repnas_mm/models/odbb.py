@@ -1,6 +1,6 @@
 """The optimal diverse branch block (paper 3.2): many linear branches while training, one convolution afterwards."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, MutableMapping
 from functools import partial
 
 import torch
@@ -298,7 +298,7 @@ class ODBBlock(BaseModule):
         self.warm_started = True
         return carried(self, kernel, bias)
 
-    def _check_fits(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+    def _check_fits(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
         """Raise ValueError if the checkpoint has this block in another form: loaders that are not strict would not."""
         own = self.state_dict()
         if self.alpha is None and not self.deploy and f'{prefix}alpha' in state_dict:

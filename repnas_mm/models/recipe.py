@@ -47,7 +47,7 @@ class Leftover:
         return result
 
 
-def keep_recipe(tensor: Tensor, make: Callable[[], Tensor]) -> Hooks:
+def keep_recipe(tensor: Tensor, make: Callable[[], Tensor]) -> torch.autograd.graph.saved_tensors_hooks:
     """Context in which operations that save ``tensor`` for backward save in its place that ``make`` computes it."""
     recipe, storage = Recipe(make, tensor.device.type), tensor.untyped_storage()._cdata
 

@@ -62,7 +62,7 @@ PRESETS = {
         Preset(
             'digits',
             items=('table2', 'table3', 'table5', *SEARCHES, *ABLATIONS),
-            seeds=3,
+            seeds=1,
             image_size=32,
             base_channels=8,
             ablation='vgg16_{}_digits',

@@ -89,7 +89,7 @@ class BranchSearch:
             max(self.block_memory(i, (j,)) for j in range(len(names)))
             for i, names in enumerate(self.candidates.values())
         )
-        if self.memory < needed:
+        if self.memory < needed:  # type: ignore[operator]  # not None, or needs_input_shapes would be False
             raise ValueError(
                 f'memory={self.memory} bytes is less than the {needed} bytes that the costliest branch of every block '
                 'needs at this batch size; raise memory or lower the batch size.'
@@ -99,7 +99,7 @@ class BranchSearch:
         """Mask of the branches that the constraint lets stay, by ``scores``."""
         if self.num_branches is not None:
             return keep_number(scores, self.block_ids, self.num_branches)
-        return keep_memory(scores, self.block_ids, self.memory, self.block_memory)
+        return keep_memory(scores, self.block_ids, self.memory, self.block_memory)  # type: ignore[arg-type]  # set by now
 
     def best(self) -> np.ndarray:
         """Mask of the noise-free choice by α: the genotype found so far."""

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -73,7 +74,7 @@ class Genotype(Mapping):
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: Any) -> bool:
         same = isinstance(other, Genotype) and self.share_weights == other.share_weights
         return same and self._blocks == other._blocks
 
@@ -112,7 +113,7 @@ class Genotype(Mapping):
         found = find_candidates(model) if isinstance(model, nn.Module) else dict(model)
         if not found:
             raise ValueError(f'Preset {shown(name)} needs a model with ODBB blocks; {type(model).__name__} has none.')
-        source = dict(preset=name)
+        source: dict[str, Any] = dict(preset=name)
         if name == 'random':
             if num_branches is None or seed is None:
                 raise ValueError("Preset 'random' needs num_branches and seed.")

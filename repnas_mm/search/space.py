@@ -4,13 +4,14 @@ import random
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import comb
+from typing import Any
 
 from torch import nn
 
 from ..checks import shown
 
 #: Branch name -> branch class, in the order in which every block lists its candidates. Filled by `register_branch`.
-BRANCHES: dict[str, type] = {}
+BRANCHES: dict[str, type[Any]] = {}
 
 Candidates = Mapping[str, Sequence[str]]
 
@@ -18,7 +19,7 @@ Candidates = Mapping[str, Sequence[str]]
 def register_branch(name: str):
     """Class decorator: add a branch to the search space under ``name``."""
 
-    def register(cls: type) -> type:
+    def register(cls: type[Any]) -> type[Any]:
         if name in BRANCHES:
             raise ValueError(f"Branch '{name}' is registered twice; choose another name.")
         BRANCHES[name] = cls

@@ -2,6 +2,7 @@
 
 import os.path as osp
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import is_main_process
@@ -78,10 +79,10 @@ class RepNASHook(Hook):
         for name, length in (('warmup', warmup), ('frozen', frozen)):
             if not is_count(length, 0):
                 raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {shown(length)}.')
-        self.constraint = dict(num_branches=num_branches, memory=memory, temperature=temperature)
+        self.constraint: dict[str, Any] = dict(num_branches=num_branches, memory=memory, temperature=temperature)
         self.warmup, self.frozen = warmup, frozen
         self.alpha_optimizer_cfg = alpha_optimizer
-        self.search: BranchSearch | None = None
+        self.search: BranchSearch | Any = None  # until before_run
         self._resume = ExactResume()
         self._resumed: dict | None = None
 
@@ -115,7 +116,7 @@ class RepNASHook(Hook):
         self.search = BranchSearch(blocks, **self.constraint, seed=runner.seed or 0)
         self.alpha_optimizer = AlphaOptimizer(self.search.alphas, wrapper, self.alpha_optimizer_cfg)
         self._check_schedule(runner)
-        self._genotype: np.ndarray | None = None  # of the frozen phase
+        self._genotype: np.ndarray | Any = None  # of the frozen phase
         self._sample: tuple = (None, None)
         self._new_sample = True
         self._logged: np.ndarray | None = None
@@ -125,7 +126,7 @@ class RepNASHook(Hook):
         renew_averages(runner)
         if self._resumed is not None:
             self._load_state(self._resumed)
-        self._resume.start(runner, self._resumed and self._resumed['rng'])
+        self._resume.start(runner, self._resumed and self._resumed['rng'])  # type: ignore[arg-type]  # never an empty dict
 
     # ---- one iteration ----
 

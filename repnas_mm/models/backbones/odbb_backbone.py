@@ -174,7 +174,7 @@ class ODBBBackbone(BaseModule):
         self._freeze_stages()
 
     @classmethod
-    def _check_arch(cls, arch: str | dict) -> dict:
+    def _check_arch(cls, arch: str | dict | None) -> dict:
         if isinstance(arch, str):
             if arch not in cls.arch_settings:
                 raise ValueError(
