@@ -93,7 +93,7 @@ def test_a_checkpoint_without_a_single_active_branch_is_an_error():
     block = fresh()
     state = copy.deepcopy(block.state_dict())
     state['active'].zero_()
-    with pytest.raises(ValueError, match='at least one of them True'):
+    with pytest.raises(ValueError, match="'active' leaves the block without a branch"):
         block.load_state_dict(state)
 
 
