@@ -34,8 +34,9 @@ stress: env
 	$(PY) tests/stress/long_run.py
 
 # The forks install the stock packages' modules, hence an environment of their own. onedl-mmcv names its license as
-# setuptools before 77 cannot read. Left out: what calls mim, and so needs the stock packages by name.
-CORE := $(addprefix tests/,models search engine configs datasets visualization utils)
+# setuptools before 77 cannot read. Left out: tests of our wheel and of mim, which knows the stock packages only, and of
+# what is the same on any stack.
+CORE := $(addprefix tests/,models search engine configs datasets visualization utils fuzz tools test_versions.py)
 test-onedl:
 	$(MAKE) VENV=.venv-onedl TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' env
 	.venv-onedl/bin/python -m pytest -n auto $(CORE)
