@@ -7,7 +7,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from repnas_mm.utils.cli import add_runner_arguments, load_config
+from repnas_mm.utils.cli import add_runner_arguments, leave_ranks, load_config
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -33,6 +33,7 @@ def main(argv=None) -> dict:
     metrics = runner.test()
     if args.out and args.out.endswith(('.json', '.yml', '.yaml')):
         mmengine.dump(metrics, args.out)
+    leave_ranks()
     return metrics
 
 

@@ -6,7 +6,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from repnas_mm.engine.last_checkpoint import resume_from
-from repnas_mm.utils.cli import add_runner_arguments, load_config
+from repnas_mm.utils.cli import add_runner_arguments, leave_ranks, load_config
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -41,6 +41,7 @@ def main(argv=None) -> None:
         resume_from(cfg, None if args.resume == 'auto' else args.resume)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
+    leave_ranks()
 
 
 if __name__ == '__main__':

@@ -50,6 +50,15 @@ def _join_cpu_ranks(cfg: Config) -> None:
     cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
+def leave_ranks() -> None:
+    """End the process group of all ranks, for the end of a script that went well.
+
+    Else gloo's threads are still there when the interpreter ends, which now and then aborts a rank that had finished.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def set_loader_defaults(cfg: Config) -> None:
     """What mmpretrain's configs leave to its own train.py: how batches are collated, and workers that stay."""
     if cfg.get('default_scope') != 'mmpretrain':
