@@ -5,7 +5,8 @@ Every branch is a linear map followed by its own BN, and keeps one contract:
 * ``exists(in_channels, out_channels, stride)``: whether a block of this shape has the branch at all;
 * ``forward(x, kernel, gate, call)``: its output, gated; ``kernel`` is the block's shared K×K kernel, or None where
   the branch owns its weights;
-* ``equivalent(kernel)``: the K×K kernel and bias, in float64, that compute the same in eval mode.
+* ``equivalent(kernel)``: the K×K kernel and bias, in float64, that compute the same in eval mode;
+* ``as_one_convolution(x, kernel, gate, call)``: the same in training mode, where ``foldable``.
 
 The order of the classes below is the order of the branches everywhere.
 """
@@ -44,12 +45,14 @@ class BlockCall:
         self.borders: dict[str, Tensor] = {}
         self.pointwise: Tensor | None = None
         self._moments: Moments | None = None
+        self._patches: tuple[Tensor, Moments] | None = None
 
     def __enter__(self) -> None:
         self.open = True
 
     def __exit__(self, *_) -> None:
-        self.open, self.recompute, self.pointwise, self._moments = False, True, None, None
+        self.open, self.recompute = False, True
+        self.pointwise = self._moments = self._patches = None
 
     def keep(self, tensor: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager:
         """Context in which operations that need ``tensor`` in backward will call ``make``, after this pass."""
@@ -65,6 +68,18 @@ class BlockCall:
             self._moments = input_moments(x, groups)
         return self._moments
 
+    def patches(self, x: Tensor, size: int, stride: int) -> tuple[Tensor, Moments]:
+        """The block's input ``x`` and a channel of ones behind it; and the moments of what its K×K window sees of them.
+
+        The window flattened, (C + 1)·K², is a channel of its own to the moments. Among padded zeros the ones tell what
+        is inside of the image.
+        """
+        if self._patches is None:
+            with_ones = torch.cat([x, x.new_ones(1, 1, 1, 1).expand(len(x), 1, *x.shape[2:])], 1)
+            seen = F.unfold(pad_zeros(with_ones, self.padding), size, stride=stride)
+            self._patches = with_ones, input_moments(seen.unsqueeze(2), 1)
+        return self._patches
+
 
 class Branch(nn.Module):
     """Base of all branches: ``gate * BN(linear(x))``.
@@ -79,6 +94,8 @@ class Branch(nn.Module):
     uses_kernel = True
     # whether backward may compute what comes before the last BN again, instead of keeping it
     cheap = False
+    # whether `kernels` holds in training mode
+    foldable = False
     # (height, width) of the branch's own convolution, of the shared kernel's crop; 'K' is the block's kernel size
     window: tuple = ('K', 'K')
 
@@ -136,6 +153,29 @@ class Branch(nn.Module):
         kernel, shift = reparam.fuse_norm(kernel.double(), scale, shift)
         return kernel, shift if bias is None else shift + scale * bias
 
+    def kernels(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """`linear` as one K×K convolution, in training mode and with gradients.
+
+        Returns:
+            Its kernel over the block's input ``x``, (out, in, K, K); that over a channel of ones, (out, 1, K, K), and
+            a bias, (out,), or None for zeros.
+        """
+        return reparam.pad_kernel(self.crop(kernel), self.kernel_size), None, None
+
+    def as_one_convolution(
+        self, x: Tensor, kernel: Tensor | None, gate: Tensor | None, call: BlockCall
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` in training mode as (out, in + 1, K, K) kernel, over ``x`` and ones, and (out,) bias."""
+        over_x, over_ones, bias = self.kernels(x, kernel, call)
+        if over_ones is None:
+            over_ones = over_x.new_zeros(len(over_x), 1, *over_x.shape[2:])
+        whole = torch.cat([over_x, over_ones], 1)
+        _, moments = call.patches(x, self.kernel_size, self.stride)
+        scale, shift = fold_norm(self.norm, whole.flatten(1)[:, :, None, None], moments, not call.recompute, bias)
+        if gate is not None:
+            scale, shift = scale * gate, shift * gate
+        return reparam.fuse_norm(whole, scale, shift)
+
     def inner_norm_over_border(self, make: Callable[[], Tensor], call: BlockCall) -> tuple[Tensor, Tensor]:
         """The inner BN of what ``make`` computes, less its answer to a zero pixel, and that answer, (C,).
 
@@ -175,7 +215,7 @@ class Branch(nn.Module):
 class PointwiseBranch(Branch):
     """1×1 convolution."""
 
-    cheap = True
+    cheap = foldable = True
     window = (1, 1)
 
     def linear(self, x, kernel, call):
@@ -188,6 +228,8 @@ class PointwiseBranch(Branch):
 class FullBranch(Branch):
     """K×K convolution, the main branch."""
 
+    foldable = True
+
 
 @register_branch('1x1_kxk')
 class PointwiseFullBranch(Branch):
@@ -196,6 +238,8 @@ class PointwiseFullBranch(Branch):
     The 1×1 is the identity plus the center of the shared kernel where in = out, else plus a parameter of its own that
     starts at zero.
     """
+
+    foldable = True
 
     def __init__(self, in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared):
         super().__init__(in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared)
@@ -229,15 +273,25 @@ class PointwiseFullBranch(Branch):
 
     def merged(self, x: Tensor, first: Tensor, second: Tensor, call: BlockCall) -> Tensor:
         """`linear` as one convolution with the kernels of both, and what the inner BN's bias adds to it."""
-        with exact(x.device):
-            first, shift, border = self.fold(x, first, call)
-            merge = partial(reparam.merge_pointwise, first, second, self.groups)
-            kernel, shifts = merge(), reparam.merge_pointwise(shift.view(-1, 1, 1, 1), second, self.groups)
+        merge, shifts, bias = self.merging(x, first, second, call)
+        kernel = merge()
         with call.keep(kernel, merge):
-            bias = self.border_bias(second, border)
             y = conv2d(x, kernel, self.stride, self.padding(call), self.groups, bias)
         inside = x.new_ones(1, 1, *x.shape[2:])
         return y.add_(conv2d(inside, shifts, self.stride, self.padding(call), 1))
+
+    def merging(
+        self, x: Tensor, first: Tensor, second: Tensor, call: BlockCall
+    ) -> tuple[Callable[[], Tensor], Tensor, Tensor]:
+        """What computes the one kernel; the kernel over ones, (out, 1, K, K), and the bias that belong to it."""
+        with exact(x.device):
+            first, shift, border = self.fold(x, first, call)
+            shifts = reparam.merge_pointwise(shift.view(-1, 1, 1, 1), second, self.groups)
+            return partial(merge_exactly, first, second, self.groups), shifts, self.border_bias(second, border)
+
+    def kernels(self, x, kernel, call):
+        merge, shifts, bias = self.merging(x, self.inner_kernel(kernel), self.crop(kernel), call)
+        return merge(), shifts, bias
 
     def linear_equivalent(self, kernel):
         first = reparam.fuse_norm(self.inner_kernel(kernel).double(), *scale_and_shift(self.inner_norm))
@@ -249,7 +303,7 @@ class PointwiseFullBranch(Branch):
 class PointwiseAvgBranch(Branch):
     """1×1 convolution, BN, border padding, K×K average pooling."""
 
-    cheap = True
+    cheap = foldable = True
     window = (1, 1)
 
     def __init__(self, in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared):
@@ -274,6 +328,12 @@ class PointwiseAvgBranch(Branch):
     def linear(self, x, kernel, call):
         return self.plan(x, kernel, call)()
 
+    def kernels(self, x, kernel, call):
+        first, shift, border = self.fold(x, self.crop(kernel), call)
+        over = torch.cat([first, shift.view(-1, 1, 1, 1)], 1) / self.kernel_size**2
+        whole = over.expand(-1, -1, self.kernel_size, self.kernel_size)
+        return whole[:, :-1], whole[:, -1:], border
+
     def pool(self, inner: Callable[[], Tensor], call: BlockCall) -> Tensor:
         """Inner BN, border padding and pooling of what ``inner`` computes."""
         x, border = self.inner_norm_over_border(inner, call)
@@ -294,6 +354,7 @@ class PointwiseAvgBranch(Branch):
 class HorizontalBranch(Branch):
     """1×K convolution."""
 
+    foldable = True
     window = (1, 'K')
 
 
@@ -301,6 +362,7 @@ class HorizontalBranch(Branch):
 class VerticalBranch(Branch):
     """K×1 convolution."""
 
+    foldable = True
     window = ('K', 1)
 
 
@@ -330,6 +392,12 @@ def new_kernel(*shape: int) -> nn.Parameter:
     kernel = nn.Parameter(torch.empty(*shape))
     nn.init.kaiming_normal_(kernel, mode='fan_out', nonlinearity='relu')
     return kernel
+
+
+def merge_exactly(first: Tensor, second: Tensor, groups: int) -> Tensor:
+    """`reparam.merge_pointwise` without mixed precision."""
+    with exact(first.device):
+        return reparam.merge_pointwise(first, second, groups)
 
 
 def shared_pointwise(branch: Branch, x: Tensor, kernel: Tensor, call: BlockCall) -> Tensor:

@@ -50,15 +50,18 @@ class _Moments(torch.autograd.Function):
 
 
 def fold_norm(
-    norm: nn.BatchNorm2d, kernel: Tensor, moments: Moments | None, update_stats: bool
+    norm: nn.BatchNorm2d, kernel: Tensor, moments: Moments | None, update_stats: bool, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``norm`` of what the 1×1 ``kernel`` makes of an input, as y -> scale·y + shift, each (C,), with gradients.
+
+    y is without the ``bias``, which a BN in training mode takes out again.
 
     Args:
         norm: Of C channels.
         kernel: (C, in // groups, 1, 1).
         moments: Of the input; None for a norm in eval mode, which takes its running statistics.
         update_stats: Whether these move, as they do in a forward of a norm in training mode.
+        bias: (C,), without gradients, added to what the ``kernel`` makes, in training mode.
     """
     if moments is None:
         mean, var = norm.running_mean, norm.running_var
@@ -69,7 +72,8 @@ def fold_norm(
             mean = (weight @ mean.view(len(weight), -1, 1)).flatten()
             var = ((weight @ covariance) * weight).sum(2).flatten()
         if update_stats:
-            _move_running(norm, mean.detach(), var.detach() * (count / max(count - 1, 1)))
+            center = mean.detach() if bias is None else mean.detach() + bias
+            _move_running(norm, center, var.detach() * (count / max(count - 1, 1)))
     scale = norm.weight * (var + norm.eps).rsqrt()
     return scale, norm.bias - scale * mean
 

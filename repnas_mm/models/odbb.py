@@ -15,7 +15,8 @@ from ..registry import register
 from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
 from . import reparam
-from .branches import BlockCall, new_kernel
+from .branches import BlockCall, conv2d, new_kernel
+from .moments import exact
 from .norm import move_statistics
 from .warm_start import CARRIER, carried, pop_plain
 
@@ -211,6 +212,8 @@ class ODBBlock(BaseModule):
         z = None
         if self.noise is not None and torch.is_grad_enabled():
             z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
+        if self._folds():
+            return self._one_convolution(x, z, call)
         out = None
         with call:
             for name in self.active_branches:
@@ -218,6 +221,33 @@ class ODBBlock(BaseModule):
                 # in place: BN's backward needs its input, not its output
                 out = y if out is None else out.add_(y)
         return out
+
+    def _folds(self) -> bool:
+        """Whether all branches shall be one convolution in training, too, with statistics from moments of patches.
+
+        That is in a stem, where a patch of the input has fewer values than the output has channels: its moments cost
+        no more than one convolution, and the BNs of all branches go without feature maps. A SyncBN is left to itself.
+        """
+        patch = (self.in_channels + 1) * self.kernel_size**2
+        if self.groups > 1 or patch > self.out_channels:
+            return False
+        active = [self.branches[name] for name in self.active_branches]
+        norms = (norm for branch in active for norm in branch.children())
+        return all(branch.foldable for branch in active) and all(
+            type(norm) is nn.BatchNorm2d and norm.training for norm in norms
+        )
+
+    def _one_convolution(self, x: Tensor, z: dict[str, Tensor] | None, call: BlockCall) -> Tensor:
+        """Sum of the active branches in training mode, exact, as one convolution over ``x`` and a channel of ones."""
+        with call, exact(x.device):
+            with_ones, _ = call.patches(x, self.kernel_size, self.stride)
+            kernel, bias = reparam.add_kernels(
+                [
+                    self.branches[name].as_one_convolution(x, self.weight, z[name] if z else None, call)
+                    for name in self.active_branches
+                ]
+            )
+        return conv2d(with_ones, kernel, self.stride, call.padding, 1, bias)
 
     @torch.no_grad()
     def get_equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:

@@ -27,24 +27,58 @@ def test_each_branch_and_all_together_equal_the_reference(
     original = make_block(4, out_channels, kernel_size, stride, groups, share_weights=share_weights).train(training)
     image = torch.randn(3, 4, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for names in [*((name,) for name in original.candidates), original.candidates]:
-        block, reference = copy.deepcopy(original), Reference(original)
-        block.set_active(mask_of(block, names))
-        x, reference_x = image.clone().requires_grad_(), image.clone().requires_grad_()
-        y, expected = block(x), sum(reference.branches(reference_x, names, training).values())
-        assert_same(y, expected, names)
+        assert_equals_reference(copy.deepcopy(original), names, image, training)
 
-        upstream = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        y.backward(upstream)
-        expected.backward(upstream)
-        assert_same(x.grad, reference_x.grad, (names, 'input'))
-        for name, parameter in block.named_parameters():
-            if reference.parameters[name].grad is None:
-                assert parameter.grad is None, (names, name)
-            else:
-                assert_same(parameter.grad, reference.parameters[name].grad, (names, name))
-        for name, buffer in block.named_buffers():
-            if name in reference.statistics:
-                assert_same(buffer, reference.statistics[name], (names, name))
+
+def assert_equals_reference(block, names, image, training):
+    """Output, gradients of the input and of every parameter, and BN statistics."""
+    reference = Reference(block)
+    block.set_active(mask_of(block, names))
+    x, reference_x = image.clone().requires_grad_(), image.clone().requires_grad_()
+    y, expected = block(x), sum(reference.branches(reference_x, names, training).values())
+    assert_same(y, expected, names)
+
+    upstream = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y.backward(upstream)
+    expected.backward(upstream)
+    assert_same(x.grad, reference_x.grad, (names, 'input'))
+    for name, parameter in block.named_parameters():
+        if reference.parameters[name].grad is None:
+            assert parameter.grad is None, (names, name)
+        else:
+            assert_same(parameter.grad, reference.parameters[name].grad, (names, name))
+    for name, buffer in block.named_buffers():
+        if name in reference.statistics:
+            assert_same(buffer, reference.statistics[name], (names, name))
+
+
+@pytest.mark.parametrize('with_cp', [True, False], ids=['checkpointed', 'kept'])
+@pytest.mark.parametrize('kernel_size,stride', [(3, 1), (3, 2), (5, 2)])
+@sharing
+def test_every_subset_of_a_stems_branches_equals_the_reference_as_one_convolution(
+    kernel_size, stride, share_weights, with_cp
+):
+    out_channels = 3 * kernel_size**2
+    stem = make_block(2, out_channels, kernel_size, stride, share_weights=share_weights, with_cp=with_cp)
+    image = torch.randn(IMAGES, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for mask in masks(stem):
+        block, names = copy.deepcopy(stem), [name for name, kept in zip(stem.candidates, mask) if kept]
+        assert_equals_reference(copy.deepcopy(stem), names, image, training=True)
+        block.set_active(mask)
+        with Count() as count:
+            block(image)
+        assert (count.convolutions, count.norms) == (1, 0)
+
+
+@pytest.mark.parametrize('change', ['SyncBN', 'norm_eval', 'groups', 'wide input'])
+def test_a_stem_is_computed_branch_by_branch_where_moments_are_wrong_or_dear(change):
+    groups = 2 if change == 'groups' else 1
+    stem = make_block(4 if change == 'wide input' else 2, 40, groups=groups, branches=('kxk', '1xk'))
+    if change == 'SyncBN':
+        stem = torch.nn.SyncBatchNorm.convert_sync_batchnorm(stem)
+    if change == 'norm_eval':
+        stem.branches['kxk'].norm.eval()
+    assert not stem._folds()
 
 
 def test_a_forward_in_training_moves_the_statistics_of_active_branches_only():

@@ -28,8 +28,10 @@ def test_z_is_exactly_one_for_any_alpha_and_noise(dtype):
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
-def test_gated_output_is_the_ungated_one_bit_for_bit(stride, share_weights, training):
-    original = make_block(stride=stride, share_weights=share_weights, dtype=torch.float32).train(training)
+@pytest.mark.parametrize('out_channels', [4, 48], ids=['block', 'stem'])
+def test_gated_output_is_the_ungated_one_bit_for_bit(stride, share_weights, training, out_channels):
+    original = make_block(4, out_channels, stride=stride, share_weights=share_weights, dtype=torch.float32)
+    original.train(training)
     x = make_image(2, 4, 6, 7, dtype=torch.float32)
     for mask in masks(original)[::7]:
         gated, ungated = copy.deepcopy(original), copy.deepcopy(original)
@@ -41,10 +43,13 @@ def test_gated_output_is_the_ungated_one_bit_for_bit(stride, share_weights, trai
 @pytest.mark.parametrize('temperature', [0.5, 1.0, 3.0])
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
-def test_alpha_gradient_is_eq_12_and_exactly_zero_for_dropped_branches(share_weights, training, temperature):
-    original = make_block(kernel_size=5, share_weights=share_weights).train(training)
+@pytest.mark.parametrize('out_channels', [4, 128], ids=['block', 'stem'])
+def test_alpha_gradient_is_eq_12_and_exactly_zero_for_dropped_branches(
+    out_channels, share_weights, training, temperature
+):
+    original = make_block(4, out_channels, kernel_size=5, share_weights=share_weights).train(training)
     x = make_image(3, 4, 6, 7)
-    upstream = torch.randn(3, 4, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    upstream = torch.randn(3, out_channels, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     for mask in masks(original)[::9]:
         block, reference, noise = copy.deepcopy(original), Reference(original), noise_for(original)
         block.set_active(mask, noise, temperature)

@@ -171,18 +171,20 @@ def test_each_branch_trains_as_its_window_on_the_adaptively_padded_image(shape):
 
 @pytest.mark.parametrize('padding', [0, (1, 3)])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
-def test_all_branches_together_train_as_their_sum(padding, share_weights):
-    block = randomize(ODBBConv2d(4, 4, 5, padding=padding, share_weights=share_weights)).double()
+@pytest.mark.parametrize('out_channels', [4, 128], ids=['block', 'stem'])
+def test_all_branches_together_train_as_their_sum(padding, share_weights, out_channels):
+    block = randomize(ODBBConv2d(4, out_channels, 5, padding=padding, share_weights=share_weights)).double()
     rows, cols = block.padding
     reference, x = Reference(block, (cols, cols, rows, rows)), image(7, 6)
     expected = sum(reference.branches(x, block.candidates, training=True).values())
     assert_same(block(x), expected, padding)
 
 
-def test_recomputation_keeps_padding_and_borders():
+@pytest.mark.parametrize('out_channels', [4, 48], ids=['block', 'stem'])
+def test_recomputation_keeps_padding_and_borders(out_channels):
     results = []
     for with_cp in (False, True):
-        block = randomize(ODBBConv2d(4, 4, 3, 2, adaptive_padding=True, with_cp=with_cp)).double()
+        block = randomize(ODBBConv2d(4, out_channels, 3, 2, adaptive_padding=True, with_cp=with_cp)).double()
         x = image(7, 8).requires_grad_()
         block(x).square().sum().backward()
         results.append([x.grad, block.weight.grad, *block.buffers()])
