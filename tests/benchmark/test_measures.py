@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from repnas_mm.benchmark import MEASURES, Setting, growth, hook, latency, step
+from repnas_mm.benchmark import MEASURES, Setting, compiled, growth, hook, latency, step
 from repnas_mm.benchmark.draws import draws
 from repnas_mm.benchmark.kept import backbone_bytes
 from repnas_mm.benchmark.naive import naive, naive_blocks
@@ -22,7 +22,7 @@ TINY = Setting('A0', image_size=32, batch_size=2, base_channels=8)
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
-    for module in (step, latency, growth):
+    for module in (step, latency, compiled, growth):
         monkeypatch.setattr(module, 'ROUNDS', 1)
 
 
