@@ -23,8 +23,8 @@ def draw_growth(rows: Sequence[dict], whats: Sequence[str]) -> Figure:
                 errors = [getattr(value, 'error', 0) for value in values]
                 axes.errorbar(x, means, errors, color=color, marker='o', markersize=4, capsize=3, label=_LABELS[suffix])
             axes.set_xlabel(grows_with)
-            axes.set_ylim(bottom=0)
             axes.grid(color='#dddddd', linewidth=0.6)
         panels[i][0].set_ylabel(what)
+        panels[i][0].set_ylim(bottom=0)  # last: it ends the scaling to the data, which the panels of a row share
     panels[0][0].legend(fontsize=8)
     return figure
