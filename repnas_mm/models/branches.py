@@ -160,7 +160,8 @@ class Branch(nn.Module):
             Its kernel over the block's input ``x``, (out, in, K, K); that over a channel of ones, (out, 1, K, K), and
             a bias, (out,), or None for zeros.
         """
-        return reparam.pad_kernel(self.crop(kernel), self.kernel_size), None, None
+        whole, bias = self.linear_equivalent(kernel)  # of a branch without an inner BN, in any mode
+        return whole, None, bias
 
     def as_one_convolution(
         self, x: Tensor, kernel: Tensor | None, gate: Tensor | None, call: BlockCall
