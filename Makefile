@@ -15,7 +15,7 @@ TESTED := requirements/tested.txt
 SETUPTOOLS := setuptools<81
 pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 
-.PHONY: env demo test test-onedl stress coverage lint
+.PHONY: env demo test test-onedl stress coverage docs lint
 .DELETE_ON_ERROR:
 
 demo: env
@@ -40,6 +40,12 @@ CORE := $(addprefix tests/,models search engine configs datasets visualization u
 test-onedl:
 	$(MAKE) VENV=.venv-onedl TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' env
 	.venv-onedl/bin/python -m pytest -n auto $(CORE)
+
+# The site in site/. It reads docstrings without importing the package, so a small environment of its own will do.
+docs:
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --disable-pip-version-check -q -r requirements/docs.txt
+	.venv-docs/bin/python -m mkdocs build --strict
 
 lint: env
 	$(PY) -m ruff check .
