@@ -2,6 +2,7 @@
 # make test   run the test suite
 # make lint   ruff and mypy, check only
 # make coverage     the test suite, and how much of the package it runs; half as long again
+# make docs     the documentation as a site, in site/
 # make stress       kill and resume searches, and run a long one; minutes
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.

@@ -56,6 +56,7 @@ val_evaluator = dict(ann_file='data/coco_digits/annotations/instances_val2017.js
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-3))
+auto_scale_lr = dict(base_batch_size=8)
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=10, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=10, val_interval=2)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

@@ -34,6 +34,7 @@ test_dataloader = val_dataloader
 # The paper's lr at this batch size. So few steps need more care than 600 epochs do: the lr warms up while alpha is
 # searched, and gradients are clipped, as in the authors' script.
 optim_wrapper = dict(optimizer=dict(lr=0.025), clip_grad=dict(max_norm=5))
+auto_scale_lr = dict(base_batch_size=32)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, end=2, by_epoch=True, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', T_max=5, begin=2, end=7, by_epoch=True, convert_to_iter_based=True),

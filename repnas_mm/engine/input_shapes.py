@@ -1,16 +1,13 @@
 """What arrives at every block when the model sees a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
-from .fusing import network_output
-from .runner_models import unwrap
 
-
-def input_shapes(model: nn.Module, blocks: Mapping[str, nn.Module], batch) -> dict[str, tuple[tuple, torch.dtype]]:
-    """Block name -> (shape, dtype) of its input in one forward of a real batch, in eval mode and without gradients."""
+def input_shapes(blocks: Mapping[str, nn.Module], forward: Callable) -> dict[str, tuple[tuple, torch.dtype]]:
+    """Block name -> (shape, dtype) of its input in one ``forward()`` of the model."""
     seen: dict[str, tuple[tuple, torch.dtype]] = {}
     handles = [
         block.register_forward_pre_hook(
@@ -19,7 +16,7 @@ def input_shapes(model: nn.Module, blocks: Mapping[str, nn.Module], batch) -> di
         for name, block in blocks.items()
     ]
     try:
-        network_output(unwrap(model), batch)
+        forward()
     finally:
         for handle in handles:
             handle.remove()

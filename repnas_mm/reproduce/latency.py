@@ -115,18 +115,29 @@ def search_step(cfg: Config, device: torch.device | str = 'cpu') -> tuple[Callab
     return step, search
 
 
-def _random_batch(cfg: Config) -> dict:
-    """What the training's loader would give, with noise for images."""
-    pipeline = cfg.train_dataloader.dataset.pipeline
-    sizes = [t.get('crop_size') or t.get('scale') for t in pipeline]
+def image_shape(cfg: Config) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of a training batch: H and W from the last transform of the pipeline that sets a size.
+
+    Raises:
+        ValueError: if no transform does.
+    """
+    dataset = cfg.train_dataloader.dataset
+    while 'pipeline' not in dataset:  # RepeatDataset and the like
+        dataset = dataset.dataset
+    sizes = [t.get('crop_size') or t.get('scale') for t in dataset.pipeline]
     size = next((size for size in reversed(sizes) if size), None)
     if size is None:
         raise ValueError('No transform of the training pipeline has a crop_size or scale that tells the image size.')
     height, width = (size, size) if isinstance(size, int) else size
-    images, channels = cfg.train_dataloader.batch_size, cfg.model.backbone.get('in_channels', 3)
+    return cfg.train_dataloader.batch_size, cfg.model.backbone.get('in_channels', 3), height, width
+
+
+def _random_batch(cfg: Config) -> dict:
+    """What the training's loader would give, with noise for images."""
+    shape = image_shape(cfg)
     return dict(
-        inputs=torch.randint(256, (images, channels, height, width), dtype=torch.uint8),
-        data_samples=[DataSample().set_gt_label(i % cfg.model.head.num_classes) for i in range(images)],
+        inputs=torch.randint(256, shape, dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(i % cfg.model.head.num_classes) for i in range(shape[0])],
     )
 
 

@@ -24,7 +24,7 @@ from ..checkpoint import run_meta
 from ..divergence import check_finite
 from ..exact_resume import ExactResume
 from ..export import export_search
-from ..fusing import NO_BLOCKS_HINT
+from ..fusing import NO_BLOCKS_HINT, network_output
 from ..input_shapes import input_shapes
 from ..last_checkpoint import checkpoint_due, find_last_checkpoint
 from ..recalibrate import recalibrate
@@ -137,7 +137,8 @@ class RepNASHook(Hook):
         """Draw the branches of this iteration, or of this accumulation of gradients."""
         self._resume.before_iter()
         if self.search.needs_input_shapes():
-            self.search.set_input_shapes(input_shapes(runner.model, self.search.blocks, data_batch))
+            model = unwrap(runner.model)
+            self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: network_output(model, data_batch)))
         phase = self.phase(runner)
         if phase == 'frozen':
             if self._genotype is None:
