@@ -1,10 +1,12 @@
 """Genotypes that come with the package are found by name, and are what their source says."""
 
+import json
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from repnas_mm.models import ODBBBackbone
 from repnas_mm.search import PRESETS, Genotype, find_candidates, resolve_genotype
@@ -61,12 +63,23 @@ def test_every_file_of_the_folder_is_shipped_under_its_name():
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_every_shipped_genotype_loads_and_says_where_it_is_from(path, tmp_path):
     genotype = Genotype.load(path)
-    assert all(genotype.source.values()) and genotype.source['from']
+    assert '' not in genotype.source.values() and genotype.source['from']
     assert path.stem not in {*PRESETS, 'random'}
     by_name = Genotype.load(path.stem)
     assert by_name == genotype and by_name.source == genotype.source
     genotype.dump(tmp_path / 'again.json')
     assert (tmp_path / 'again.json').read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize('path', [path for path in FILES if path.stem != AUTHORS], ids=lambda path: path.stem)
+def test_a_searched_genotype_names_its_config_its_log_and_fits(path):
+    genotype = Genotype.load(path)
+    cfg = Config.fromfile(ROOT / 'configs' / genotype.source['config'])
+    cfg.model.backbone.pop('type')
+    backbone = ODBBBackbone(**cfg.model.backbone, genotype=path.stem)
+    assert Genotype.from_model(backbone).num_branches == genotype.num_branches == genotype.source['num_branches']
+    last = json.loads((ROOT / genotype.source['log']).read_text().splitlines()[-1])
+    assert last['accuracy/top1'] == pytest.approx(genotype.source['top-1 of the search itself (%)'], abs=0.01)
 
 
 def test_the_authors_genotype_is_the_published_one(a0):
