@@ -44,8 +44,9 @@ def main(argv=None) -> None:
     rows = [row(name, args) for name in args.configs]
     notes = [
         'Counted in float32, not measured on a GPU. Parameters are those in training. MiB are the activations that an '
-        'image more keeps for backward, GFLOPs those of its forward and backward. GiB are weights, gradients, the state '
-        'of the optimizer and all activations of a batch; cuDNN, the allocator and DistributedDataParallel need more. '
+        'image more keeps for backward, GFLOPs those of its forward and backward. GiB are weights, gradients, the '
+        'state of the optimizer and all activations of a batch; cuDNN, the allocator and DistributedDataParallel need '
+        'more. '
         f'GPU-days are the operations of all forwards and backwards at {args.tflops:g} TFLOPS.'
     ]
     report = Report('config_cost', 'What configs need', rows, notes=notes)

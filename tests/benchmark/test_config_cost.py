@@ -1,6 +1,5 @@
 """What configs cost, against sums written out by hand."""
 
-import importlib.util
 import math
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from scripts import load_script
 
 from repnas_mm.benchmark.config_cost import config_cost
 
@@ -101,10 +101,7 @@ def test_a_memory_constraint_is_kept_at_the_batch_size(cfg):
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('config_cost_tool', ROOT / 'tools/config_cost.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/config_cost.py')
 
 
 def test_the_tool_writes_a_row_for_each_config(tool, cfg, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """The named configs, as a user starts them: two real iterations and a validation through tools/train.py."""
 
-import importlib.util
 import pickle
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from PIL import Image
+from scripts import load_script
 
 from repnas_mm.engine.checkpoint import load_file
 from repnas_mm.search import Genotype, find_blocks, find_candidates
@@ -50,9 +50,7 @@ def cifar10(tmp_path_factory):
 
 
 def train(config: str, data: Path, work_dir: Path, *options: str) -> None:
-    spec = importlib.util.spec_from_file_location('train', ROOT / 'tools' / 'train.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/train.py')
     loaders = [
         f'{split}_dataloader.{key}={value}'
         for split in ('train', 'val')

@@ -1,6 +1,5 @@
 """demo/live_search.py: the animation shows what the search did."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,16 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-
-DEMO = Path(__file__).resolve().parents[2] / 'demo' / 'live_search.py'
+from scripts import load_script
 
 
 @pytest.fixture
 def demo():
-    spec = importlib.util.spec_from_file_location('live_search', DEMO)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('demo/live_search.py')
 
 
 def test_every_epoch_is_a_frame_with_its_alpha_and_branches(demo, small_cfg, run):

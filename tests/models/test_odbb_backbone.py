@@ -1,7 +1,6 @@
 """The backbone: RepVGG's layers exactly, VGG-16's for CIFAR, upstream's arguments, and stock tools that fuse it."""
 
 import copy
-import importlib.util
 from pathlib import Path
 
 import mmpretrain
@@ -12,6 +11,7 @@ from blocks import randomize, relative_error
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models.backbones import RepVGG
 from mmpretrain.models.classifiers import ImageClassifier
+from scripts import load_script
 from timm.utils import reparameterize_model
 from torch import nn
 
@@ -162,9 +162,7 @@ def build_classifier(**backbone):
 
 def test_mmpretrains_stock_converter_converts_a_searched_classifier(tmp_path):
     path = Path(mmpretrain.__file__).parent / '.mim/tools/model_converters/reparameterize_model.py'
-    spec = importlib.util.spec_from_file_location('stock_reparameterize_model', path)
-    stock = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stock)
+    stock = load_script(path)
 
     searched = search_a_little(build_classifier())
     model = build_classifier()

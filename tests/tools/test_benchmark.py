@@ -1,21 +1,15 @@
 """tools/benchmark.py: one command, tables and a plot."""
 
 import csv
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import pytest
-
-TOOL = Path(__file__).parents[2] / 'tools' / 'benchmark.py'
+from scripts import load_script
 
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('benchmark_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/benchmark.py')
 
 
 def test_it_writes_tables_a_figure_and_the_command(tool, tmp_path, monkeypatch):

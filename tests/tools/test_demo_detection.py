@@ -1,12 +1,12 @@
 """tools/demo_detection.py: the whole chain, on a few small images."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from scripts import load_script
 
 from repnas_mm.datasets import write_coco_digits
 from repnas_mm.engine.checkpoint import build_model, load_file
@@ -18,10 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('demo_detection', ROOT / 'tools' / 'demo_detection.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
+    return load_script('tools/demo_detection.py')
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,5 @@
 """The command-line tools, started as a user starts them."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from scripts import load_script
 
 from repnas_mm.engine.checkpoint import build_model, load_file
 from repnas_mm.engine.fusing import max_difference, raw_output
@@ -171,9 +171,7 @@ def test_plot_genotype_draws_png_and_svg(searched, tmp_path):
 
 
 def test_the_demo_prints_its_table(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
+    demo = load_script('tools/demo.py')
     short = tmp_path / 'short.py'
     short.write_text(
         f"_base_ = '{ROOT}/configs/odbb_digits.py'\n"
