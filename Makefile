@@ -2,7 +2,7 @@
 # make test   run the test suite
 # make lint   ruff and mypy, check only
 # make coverage     the test suite, and how much of the package it runs; half as long again
-# make docs     the documentation as a site, in site/
+# make docs     run what the pages show, and build them as a site in site/
 # make stress       kill and resume searches, and run a long one; minutes
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
@@ -22,12 +22,14 @@ pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 demo: env
 	$(PY) tools/demo.py
 
+# `make docs` runs the pages' commands and snippets, which takes two minutes
+TESTS := tests --ignore tests/docs/test_blocks_run.py
 test: env
-	$(PY) -m pytest -n auto tests
+	$(PY) -m pytest -n auto $(TESTS)
 
 # not in `test`: before Python 3.12 counting lines costs half the time of the tests again
 coverage: env
-	$(PY) -m pytest -n auto --cov=repnas_mm --cov-report= tests
+	$(PY) -m pytest -n auto --cov=repnas_mm --cov-report= $(TESTS)
 	@echo "covered: $$($(PY) -m coverage report --format=total) % of the lines of repnas_mm"
 
 stress: env
@@ -42,8 +44,9 @@ test-onedl:
 	$(MAKE) VENV=.venv-onedl TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' env
 	.venv-onedl/bin/python -m pytest -n auto $(CORE)
 
-# The site in site/. It reads docstrings without importing the package, so a small environment of its own will do.
-docs:
+# The site reads docstrings without importing the package, so a small environment of its own will do.
+docs: env
+	$(PY) -m pytest tests/docs
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --disable-pip-version-check -q -r requirements/docs.txt
 	.venv-docs/bin/python -m mkdocs build --strict

@@ -2,14 +2,29 @@
 
 from copy import deepcopy
 
+import mmengine.config.config
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from small_search import in_iterations, small_search
+from yapf.yapflib import yapf_api
 
 torch.set_num_threads(1)
+
+# Half the time of a small training is yapf, which formats the same config anew for every checkpoint.
+_format_code, _formatted = yapf_api.FormatCode, {}
+
+
+def _format_once(text, **options):
+    key = text, repr(options)
+    if key not in _formatted:
+        _formatted[key] = _format_code(text, **options)
+    return _formatted[key]
+
+
+yapf_api.FormatCode = mmengine.config.config.FormatCode = _format_once
 
 
 @pytest.fixture(autouse=True)
