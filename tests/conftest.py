@@ -58,6 +58,13 @@ class StopAfter(Hook):
         self._stop(runner)
 
 
+def stop_workers(loader) -> None:
+    """Else the garbage collector takes the queues first, over which torch waits five seconds for each worker."""
+    if loader._iterator is not None:  # persistent workers
+        loader._iterator._shutdown_workers()
+        loader._iterator = None
+
+
 @pytest.fixture
 def small_cfg(tmp_path):
     """`small_search`, in a folder of the test's own."""
@@ -88,6 +95,7 @@ def run():
             runner.register_hook(StopAfter(stop_after))
             with pytest.raises(Stop):
                 runner.train()
+        stop_workers(runner.train_dataloader)
         return runner
 
     return train
