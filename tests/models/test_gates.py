@@ -106,3 +106,25 @@ def test_a_block_that_was_never_searched_has_no_gates():
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     y.sum().backward()
     assert block.alpha.grad is None
+
+
+@pytest.mark.parametrize('kept', [('1xk',), ('kxk', 'skip'), ('1x1', 'kxk', '1x1_avg', 'kx1')])
+def test_before_a_normalized_block_branches_can_only_win_from_each_other(kept):
+    """Euler: the loss does not change if z scales all of a block, so the gradients of its z add up to 0."""
+    torch.manual_seed(0)
+    norm_cfg = dict(type='BN', eps=1e-12)  # which is what keeps BN from being exactly invariant
+    blocks = [make_block(8, 8, norm_cfg=norm_cfg, dtype=torch.float64).train() for _ in range(2)]
+    head = torch.nn.Linear(8, 5).double()
+    images, labels = make_image(16, 8, 6, 6), torch.arange(16) % 5
+    for block in blocks:
+        block.set_active(mask_of(block, kept), torch.zeros(len(block.candidates)))
+    features = blocks[1](blocks[0](images)).mean((2, 3))
+    torch.nn.functional.cross_entropy(5 * head(features), labels).backward()
+    slopes = [block.alpha.sigmoid() * (1 - block.alpha.sigmoid()) for block in blocks]
+    first, last = (block.alpha.grad / slope for block, slope in zip(blocks, slopes))
+    assert abs(first.sum()) < 1e-3 * last.abs().sum()
+    assert abs(last.sum()) > 0.1 * last.abs().max()  # while the last block scales the logits
+    if len(kept) == 1:
+        assert first.abs().max() < 1e-3 * last.abs().max()
+    else:
+        assert first.abs().max() > 1e-2 * last.abs().max()
