@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import mmpretrain
@@ -150,6 +151,10 @@ def _fresh(cfg):
     return model.state_dict()
 
 
+@pytest.mark.skipif(
+    'onedl-mmengine' in {d.metadata['Name'] for d in distributions()},
+    reason='the fork takes back, after each load, what it allows; its tool then loads by itself, and fails',
+)
 def test_stock_reparameterize_tool_converts_a_search_checkpoint(searched, tmp_path):
     config, work_dir = searched
     tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'model_converters' / 'reparameterize_model.py'
