@@ -1,9 +1,11 @@
 """The command-line tools, started as a user starts them."""
 
+import io
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -19,16 +21,28 @@ from repnas_mm.engine.fusing import max_difference, raw_output
 from repnas_mm.search import Genotype
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Tools that set up a process: loggers, random states, ranks. The others are functions of their arguments
+OF_A_PROCESS = ('train', 'test')
 
 
-def run_tool(name, *arguments, cwd=ROOT, ok=True):
-    """Run tools/<name>.py in a process of its own; returns what it printed."""
-    script = name if Path(name).is_absolute() else ROOT / 'tools' / f'{name}.py'
-    done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-    assert (done.returncode == 0) == ok, done.stderr[-2000:]
-    return done.stdout + done.stderr
+def run_tool(name, *arguments, ok=True):
+    """Run a script of tools/ by its name; returns what it printed, or the error that it ended with."""
+    if name in OF_A_PROCESS or Path(name).is_absolute():
+        script = name if Path(name).is_absolute() else ROOT / 'tools' / f'{name}.py'
+        done = subprocess.run(
+            [sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert (done.returncode == 0) == ok, done.stderr[-2000:]
+        return done.stdout + done.stderr
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        if ok:
+            load_script(f'tools/{name}.py').main([*map(str, arguments)])
+        else:
+            with pytest.raises((Exception, SystemExit)) as error:
+                load_script(f'tools/{name}.py').main([*map(str, arguments)])
+            printed.write(str(error.value))
+    return printed.getvalue()
 
 
 @pytest.fixture(scope='module')
