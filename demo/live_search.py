@@ -72,17 +72,13 @@ def animate(frames: list[dict], path: Path, ending: str) -> None:
     title = axes.set_title('\n')
     figure.colorbar(image, label='α')
 
-    def show(i: int) -> None:
-        frame = frames[i]
+    pictures = []
+    for frame in frames:
         image.set_data(frame['alpha'])
         y, x = np.nonzero(np.nan_to_num(frame['kept']))
         dots.set_data(x, y)
         now = 'at the start' if frame['phase'] == 'start' else f'after epoch {frame["epoch"]}, {frame["phase"]}'
         title.set_text(f'{len(x)} branches kept (●) {now}\n{ending if frame is frames[-1] else ""}')
-
-    pictures = []
-    for i in range(len(frames)):
-        show(i)
         pictures.append(Image.fromarray(to_image(figure)))
     milliseconds = [FRAME] * (len(frames) - 1) + [LAST_FRAME]
     with atomic_write(path) as file:

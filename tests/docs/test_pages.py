@@ -66,6 +66,13 @@ def test_config_snippets_work_on_a_stock_config(block, tmp_path):
             HOOKS.build(hook)
 
 
+def check_options(script: str, command: str) -> None:
+    """Whether a script knows all options that stand behind its name."""
+    source = (ROOT / script).read_text() + (ROOT / 'repnas_mm/utils/cli.py').read_text()
+    for option in re.findall(r' (--[\w-]+)', command.partition(script)[2]):
+        assert f"'{option}'" in source, f'{command}: {option}'
+
+
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == 'bash']
 
 
@@ -79,9 +86,7 @@ def test_commands_name_files_and_options_that_exist(block):
             if re.match(r'(configs|tools|tests|demo)/', word):
                 assert (ROOT / word).exists(), f'{block.where}: {word}'
         if tool := re.search(r'python (?:\S+/)?((?:tools|demo)/\w+\.py)', command):
-            source = (ROOT / tool[1]).read_text() + (ROOT / 'repnas_mm/utils/cli.py').read_text()
-            for option in re.findall(r' (--[\w-]+)', command.partition(tool[1])[2]):
-                assert f"'{option}'" in source, f'{block.where}: {option}'
+            check_options(tool[1], command)
 
 
 def inline_commands() -> list[tuple[str, str]]:
@@ -99,9 +104,7 @@ def inline_commands() -> list[tuple[str, str]]:
 def test_commands_in_the_text_name_files_and_options_that_exist(page, command):
     script = re.search(r'python (\S+\.py)', command)[1]
     assert (ROOT / script).exists()
-    source = (ROOT / script).read_text() + (ROOT / 'repnas_mm/utils/cli.py').read_text()
-    for option in re.findall(r' (--[\w-]+)', command):
-        assert f"'{option}'" in source, option
+    check_options(script, command)
 
 
 @pytest.mark.parametrize('folder', ['classification', 'detection', 'detection_resnet'])
