@@ -3,11 +3,15 @@
 Everything here works on flat vectors, one entry a candidate branch of the whole model, in the order of its blocks.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+#: Standard deviation of ζ
+NOISE_STD = math.pi / math.sqrt(3)
 
 
 def logistic_noise(size: int, generator: torch.Generator) -> Tensor:

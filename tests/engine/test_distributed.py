@@ -35,17 +35,15 @@ def cfg(small_cfg):
     return small_cfg
 
 
-@pytest.mark.parametrize('ranks', [2, 4])
-def test_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path, ranks):
+def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
     cfg.custom_imports.imports += ['float64_ranks']
     cfg.model.data_preprocessor = dict(type='Float64Preprocessor')
     cfg.model.backbone.norm_cfg = dict(type='AllReduceBN')
     cfg.train_dataloader.dataset.pipeline = [cfg.train_dataloader.dataset.pipeline[i] for i in (0, -1)]  # no chance
     cfg.custom_hooks[0].update(frozen=1)
     cfg.train_cfg.update(max_epochs=4, val_interval=4)
-    cfg.train_dataloader.batch_size = 16 // ranks
     cfg.custom_hooks += [dict(type='SameEverywhere')]
-    done = train(cfg, tmp_path / 'ranks', ranks)
+    done = train(cfg, tmp_path / 'ranks', 2)
     assert done.returncode == 0, done.stderr[-6000:]
     cfg.custom_hooks.pop()
     cfg.train_dataloader.batch_size = 16

@@ -333,11 +333,13 @@ def test_amp_skips_alpha_where_it_skips_the_model(small_cfg, run):
     assert [bool(np.any(row['moved'])) for row in watch.rows[6:12]] == [True, False, True, True, True, True]
 
 
-def test_a_short_search_is_warned_about(small_cfg, run, caplog):
-    small_cfg.custom_hooks[0].alpha_optimizer.lr = 1e-4
-    runner = run(small_cfg, stop_after=3)
+@pytest.mark.parametrize(('lr', 'warned'), [(0.29, True), (0.31, False)])
+def test_a_search_whose_alpha_stays_below_the_noise_is_warned_about(small_cfg, run, lr, warned):
+    small_cfg.custom_hooks[0].alpha_optimizer.lr = lr  # the deviation of the noise is 1.81
+    runner = run(small_cfg, stop_after=1)
     log = Path(runner._log_dir, f'{runner.timestamp}.log').read_text()
-    assert 'Search phase of 6 steps at alpha lr 0.0001' in log
+    assert (f'Search phase of 6 steps at alpha lr {lr}: alpha moves by at most 1.7' in log) is warned
+    assert ('Search phase' in log) is warned
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_figures6_to_11(fake_lab):
 
 
 def test_figure5_samples_trains_and_shares_what_its_supernet_shares(tiny, tiny_configs, tmp_path):
-    lab = Lab(tmp_path, tiny_configs, processes=2, log=lambda line: None)
+    lab = Lab(tmp_path, tiny_configs, log=lambda line: None)
     report = figure5.make(lab, tiny, [1])
     keys = [(row['network'], row['weights'], row['epoch']) for row in report.rows]
     assert keys == [(n, w, e) for n in ('supernet', 'subnet') for w in ('shared', 'unshared') for e in (1, 2)]

@@ -16,6 +16,7 @@ from ...checks import is_count, refusing, shown
 from ...models.convert import leave_shared_plain
 from ...registry import register
 from ...search.branch_search import BranchSearch
+from ...search.sampler import NOISE_STD
 from ...search.space import find_blocks
 from ...utils.fileio import check_writable
 from ...visualization import draw_alpha
@@ -330,11 +331,13 @@ class RepNASHook(Hook):
             )
         lr = self.alpha_optimizer.optimizer.param_groups[0]['lr']
         steps = left * (1 if by_iter else len(runner.train_dataloader))
-        if steps * lr < 0.1:
+        # Adam moves by lr a step at most, so that an alpha which stays below the noise cannot decide what is drawn
+        if steps * lr < NOISE_STD:
             runner.logger.warning(
-                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by at most {steps * lr:.2g}, while it '
-                'starts from random values of 0.001, so that the ranking will stay random. Raise the lr of '
-                'alpha_optimizer or train longer until steps x lr is at least 0.1.'
+                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by at most {steps * lr:.2g}, less than '
+                f'the noise that draws the branches (standard deviation {NOISE_STD:.1f}), so that the genotype will be '
+                "near random. Raise the lr of alpha_optimizer or train longer; on the paper's schedules steps x lr is "
+                '20 to 80.'
             )
 
     @staticmethod
