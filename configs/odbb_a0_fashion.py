@@ -7,8 +7,8 @@ custom_hooks = [
     dict(
         type='RepNASHook',
         num_branches=61,
-        frozen=6,
-        alpha_optimizer=dict(type='Adam', lr=0.003, betas=(0.5, 0.999)),
+        frozen=4,
+        alpha_optimizer=dict(type='Adam', lr=0.025, betas=(0.5, 0.999)),
     ),
     dict(type='FuseHook'),
 ]

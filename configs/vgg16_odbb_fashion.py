@@ -42,13 +42,13 @@ param_scheduler = [
 train_cfg = dict(max_epochs=7, val_interval=7)
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
 
-# One epoch of search: it ranks the branches much as two or more do, and each costs an epoch of training.
+# Three epochs of search at a high lr of alpha: shorter or slower ones find worse genotypes, see docs/reproduce.md.
 custom_hooks = [
     dict(
         type='RepNASHook',
         num_branches=52,
-        frozen=6,
-        alpha_optimizer=dict(type='Adam', lr=0.003, betas=(0.5, 0.999)),
+        frozen=4,
+        alpha_optimizer=dict(type='Adam', lr=0.025, betas=(0.5, 0.999)),
     ),
     dict(type='FuseHook'),
 ]
