@@ -67,10 +67,10 @@ PRESETS = {
             base_channels=8,
             ablation='vgg16_{}_digits',
             sweep=(20, 26, 39, 52, 65),
-            short_epochs=3,
+            short_epochs=2,
             trained_on=1150,
             held_out=287,
-            snapshots=(4, 8, 12, 16),
+            snapshots=(8, 16),
         ),
         Preset(
             'fashion',

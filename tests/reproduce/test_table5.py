@@ -111,7 +111,7 @@ def test_digits_detectors_take_over_all_of_their_backbones(tmp_path, no_latency,
     monkeypatch.setattr(table5, 'fused_detector', built)
     lab = StubLab(tmp_path, str(tmp_path))
     report = table5.make(lab, PRESETS['digits'], range(3))
-    tags = ['light-ResNet', 'light-ODBB', 'heavy-ResNet', 'heavy-ODBB']
+    tags = ['heavy-ODBB', 'heavy-ResNet', 'light-ODBB', 'light-ResNet']  # the longest first
     assert [f'odbb_digits-{tag}-seed0' for tag in tags] == list(counts) == list(lab.asked)[:4]
     # 9 convolutions and a skip's, each with the five tensors of a BN
     assert counts['odbb_digits-heavy-ResNet-seed0'] == counts['odbb_digits-light-ResNet-seed0'] == 10 * 6

@@ -30,7 +30,7 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
         rows['odbb, from scratch', c] = [
             from_scratch(preset, genotype, seed, f'odbb-c{c}') for genotype, seed in zip(found, seeds)
         ]
-        results |= lab.run(rows['odbb, from scratch', c])
+    results |= lab.run(training for c in BUDGETS for training in rows['odbb, from scratch', c])
     means = {row: accuracy(results[t] for t in trainings) for row, trainings in rows.items()}
     base = means['plain', 13]
     return Report(

@@ -13,8 +13,8 @@ def accuracies(lab: Lab, preset: Preset, seeds: Sequence[int]) -> dict[tuple[str
     """(method, arch) -> top-1, for ``repvgg`` and ``odbb``."""
     trainings = {
         (method, arch): [arch_network(preset, method, arch, seed) for seed in seeds]
-        for arch in ARCHS
-        for method in ('repvgg', 'odbb')
+        for arch in reversed(ARCHS)  # the longest first, so that in the end no process is left with one of them
+        for method in ('odbb', 'repvgg')
     }
     results = lab.run(t for group in trainings.values() for t in group)
     return {key: accuracy(results[t] for t in group) for key, group in trainings.items()}
