@@ -11,6 +11,7 @@ ITEMS = {
     'figure4': 'figure4',
     'figure5': 'figure5',
     'figures6-11': 'genotypes',
+    'schedule': 'schedule',
 }
 
 __all__ = ['ITEMS', 'PRESETS', 'Lab']

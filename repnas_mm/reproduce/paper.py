@@ -23,6 +23,3 @@ TABLE3 = {'plain': 93.83, 'random': 93.91, 'dbb': 94.45, 'acb': 94.13, 'odbb': 9
 
 #: Table 5: COCO AP, seconds an image
 TABLE5 = {'ResNet-18': (28.1, 0.065), 'ODBB-A0': (31.4, 0.048), 'ResNet-101': (34.6, 0.141), 'ODBB-B3': (37.3, 0.148)}
-
-#: Figure 4, as far as its text gives numbers: branches of the hand-made blocks on RepVGG-A0
-FIGURE4_BRANCHES = {'plain': 22, 'repvgg': 66, 'acb': 66, 'dbb': 88}

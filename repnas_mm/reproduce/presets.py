@@ -20,6 +20,7 @@ class Preset:
         short_epochs: Epochs of a random draw's training before the best is trained in full.
         held_out: Training images that choose the best draw, at the end of the training set; the draws train on
             the ``trained_on`` images at its start.
+        lengths: Epochs of the trainings whose length is compared, in ascending order.
         snapshots: Epochs of the search at which Figure 5 samples a subnet.
         image_size: Side of the images whose latency is measured, in pixels.
         base_channels: Width of the networks of Table 4, which have 64 in the paper.
@@ -40,6 +41,7 @@ class Preset:
     short_epochs: int = 0
     trained_on: int = 0
     held_out: int = 0
+    lengths: tuple[int, ...] = ()
     snapshots: tuple[int, ...] = ()
     data_root: str | None = None
     files: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ PRESETS = {
         ),
         Preset(
             'fashion',
-            items=('table2', 'table3', *SEARCHES, *ABLATIONS),
+            items=('table2', 'table3', *SEARCHES, *ABLATIONS, 'schedule'),
             seeds=3,
             image_size=32,
             base_channels=8,
@@ -83,6 +85,7 @@ PRESETS = {
             short_epochs=1,
             trained_on=16000,
             held_out=10000,
+            lengths=(7, 21),
             snapshots=(2, 4, 6),
             data_root='data/fashion_mnist',
             files=_IDX,

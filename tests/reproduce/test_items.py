@@ -6,9 +6,11 @@ import pytest
 
 from repnas_mm.models import ODBBBackbone
 from repnas_mm.reproduce import ITEMS, PRESETS, Lab
-from repnas_mm.reproduce.items import figure4, figure5, genotypes, table3, table4
+from repnas_mm.reproduce.items import figure4, figure5, genotypes, schedule, table3, table4
 from repnas_mm.reproduce.presets import ARCHS
 from repnas_mm.search import Genotype, find_candidates
+
+from pretended import CONFIGS, check_options  # isort: skip
 
 
 def score(name):
@@ -53,11 +55,16 @@ def test_table3(fake_lab):
         t.options['model.backbone.genotype']['blocks']['backbone.stage_1.0'] == ['kxk', '1xk', 'kx1'] for t in anew
     )
     assert len(lab.asked) == 3 * 25 + (4 + 4 * 3) * 3
+    legend = report.figures[''].axes[0].get_legend_handles_labels()[1]
+    assert set(legend) == {*methods, 'plain', 'acb', 'dbb', 'repvgg'}
 
 
 def test_table4(fake_lab):
     report = table4.make(fake_lab(score), PRESETS['imagenet'], [0])
     assert [row['arch'] for row in report.rows] == list(ARCHS)
+    # the paper's, whose B1 is a misprint
+    counted = [8.309, 12.790, 25.500, 51.829, 80.315, 110.961]
+    assert [row['parameters (M)'] for row in report.rows] == pytest.approx(counted, abs=1e-3)
     b1 = report.rows[3]
     assert b1['RepVGG (%)'].values == (score('repvgg_b1_imagenet-seed0'),)
     assert b1['gain (%)'] == pytest.approx(score('odbb_b1_imagenet-seed0') - score('repvgg_b1_imagenet-seed0'))
@@ -72,6 +79,25 @@ def test_figure4(fake_lab):
     assert [row['branches'] for row in curve] == list(preset.sweep)
     assert {row['block'] for row in report.rows} == {'odbb', 'plain', 'acb', 'dbb', 'repvgg'}
     assert curve[0]['top-1 (%)'].values == tuple(score(f'vgg16_odbb_fashion-c20-seed{s}') for s in (0, 1))
+
+
+def test_a_longer_schedule_is_longer_where_nothing_is_searched(fake_lab):
+    lab = fake_lab(score)
+    report = schedule.make(lab, PRESETS['fashion'], [1])
+    rows = {(row['block'], row['epochs']): row['top-1 (%)'].values for row in report.rows}
+    assert set(rows) == {(method, epochs) for method in ('odbb', 'plain') for epochs in (7, 21)}
+    assert rows['odbb', 7] == (score('vgg16_odbb_fashion-c39-seed1'),)  # Table 3's
+    assert rows['plain', 21] == (score('vgg16_plain_fashion-seed1-21epochs'),)
+    for training in lab.asked:
+        check_options(training)
+        cfg = training.load_config(CONFIGS)
+        warmup, cosine = cfg.param_scheduler
+        assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == cosine.end == warmup.end + cosine.T_max
+        assert warmup.end == cosine.begin == 2
+        if 'odbb' in training.name:
+            assert cfg.custom_hooks[0].frozen == cfg.train_cfg.max_epochs - 3
+    assert {t.load_config(CONFIGS).train_cfg.max_epochs for t in lab.asked} == {7, 21}
+    assert '32 in all' in report.notes[0]
 
 
 def test_figures6_to_11(fake_lab):

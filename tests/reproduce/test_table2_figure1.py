@@ -74,7 +74,7 @@ def test_figure1(quick, fake_lab):
 def test_figure1_on_imagenet_has_stock_networks_as_published(quick, fake_lab, monkeypatch):
     network = nn.Identity()
     network._config = Config(dict(model=dict(backbone={})))
-    monkeypatch.setattr(figure1, '_network', lambda *args, **kwargs: network)
+    monkeypatch.setattr(figure1, 'fused_network', lambda *args: network)
     monkeypatch.setattr(figure1, 'stock_network', lambda name: network)
     report = figure1.make(lab := fake_lab(), PRESETS['imagenet'], [0])
     rows = {row['model']: row for row in report.rows}

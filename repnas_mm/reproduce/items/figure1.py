@@ -3,20 +3,17 @@
 from collections.abc import Sequence
 
 from mmpretrain import get_model
-from torch import nn
 
 from ...visualization import draw_tradeoff
 from ..lab import Lab
 from ..latency import describe, latencies, measuring_device
-from ..networks import accuracy, arch_network, network
+from ..networks import accuracy, network
 from ..paper import TABLE2, TABLE4
 from ..presets import ARCHS, Preset
 from ..report import Mean, Report
-from ..training import Training
 from .table2 import STOCK, published, stock_network
-from .table4 import accuracies
+from .table4 import LABELS, accuracies, fused_network
 
-CURVES = {'odbb': 'ODBB', 'repvgg': 'RepVGG'}
 #: Stock networks that small presets train: name -> config, without the preset's name
 TRAINED = {'MobileNetV2, 1/4': 'mobilenetv2', 'ShuffleNetV2, 1/2': 'shufflenetv2', 'ResNet-18, 1/8': 'resnet18'}
 
@@ -25,8 +22,8 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     """Run the trainings of Table 4 and those of stock networks, and measure the latency of all."""
     means = accuracies(lab, preset, seeds)
     # (series of the figure, network) -> top-1, measured or published
-    top1: dict[tuple[str, str], Mean | float] = {(CURVES[m], arch): mean for (m, arch), mean in means.items()}
-    models = {arch: _network(lab, arch_network(preset, 'odbb', arch, seeds[0]), deploy=True) for arch in ARCHS}
+    top1: dict[tuple[str, str], Mean | float] = {(LABELS[m], arch): mean for (m, arch), mean in means.items()}
+    models = {arch: fused_network(lab, preset, arch) for arch in ARCHS}
     if preset.name == 'imagenet':
         names = [name for name in STOCK if not name.startswith('RepVGG')]  # that one is trained here
         top1 |= {(name.partition('-')[0], name): published(name) for name in names}
@@ -35,7 +32,7 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
         stock = {name: [network(f'{config}_{preset.name}', s) for s in seeds] for name, config in TRAINED.items()}
         results = lab.run(t for group in stock.values() for t in group)
         top1 |= {(name, name): accuracy(results[t] for t in group) for name, group in stock.items()}
-        models |= {name: _network(lab, group[0]) for name, group in stock.items()}
+        models |= {name: get_model(group[0].load_config(lab.configs)) for name, group in stock.items()}
     device = measuring_device()
     channels = {name: model._config.model.backbone.get('in_channels', 3) for name, model in models.items()}
     seconds = latencies(models, 128, preset.image_size, channels_last=False, in_channels=channels, device=device)
@@ -43,7 +40,7 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     for (name, key), value in top1.items():
         y = (value.mean, value.error) if isinstance(value, Mean) else (value, 0.0)
         series.setdefault(name, []).append((seconds[key], *y))
-    curves = {name: series.pop(name) for name in CURVES.values()}
+    curves = {name: series.pop(name) for name in LABELS.values()}
     return Report(
         'figure1',
         f'Figure 1: accuracy against latency, {preset.name}',
@@ -62,11 +59,6 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     )
 
 
-def _network(lab: Lab, training: Training, **backbone) -> nn.Module:
-    """The classifier that a training trains, with other settings of its backbone."""
-    return get_model(training.load_config(lab.configs), backbone=backbone)
-
-
 def _row(series: str, key: str, seconds: float, top1: Mean | float) -> dict:
     """A row of the table; what is published, and what the paper has, is in columns of its own."""
     name = f'{series}-{key}' if key in ARCHS else key
@@ -75,7 +67,7 @@ def _row(series: str, key: str, seconds: float, top1: Mean | float) -> dict:
         return row | {'mmpretrain: top-1 (%)': top1}
     row |= {'seeds': len(top1.values), 'top-1 (%)': top1}
     if key in ARCHS:
-        row['paper, ImageNet: top-1 (%)'] = TABLE4[key][3 if series == CURVES['odbb'] else 2]
+        row['paper, ImageNet: top-1 (%)'] = TABLE4[key][3 if series == LABELS['odbb'] else 2]
     if name in TABLE2:
         row['paper: V100, batch 128 (s)'] = TABLE2[name][2]
     return row

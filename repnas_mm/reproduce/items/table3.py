@@ -1,13 +1,16 @@
 """Table 3: VGG-16 with hand-made blocks, with the best of random draws, and searched."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from matplotlib.figure import Figure
+
+from ...visualization import draw_tradeoff
 from ..lab import Lab
 from ..networks import HAND_MADE, ablation_network, accuracy, branches_of, from_scratch, search
 from ..paper import TABLE3
 from ..presets import Preset
 from ..random_search import DRAWS, draw_and_choose, drawn_network
-from ..report import Report
+from ..report import Mean, Report
 
 #: C of the searches: what ACB and DBB have, and a tight one, where it matters most which branches are kept
 BUDGETS = (20, 39, 52)
@@ -48,6 +51,7 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
             }
             for (method, c), mean in means.items()
         ],
+        {'': draw(means)},
         notes=[
             f'`random` is the best of {DRAWS} genotypes drawn under C, each trained for {preset.short_epochs} '
             f'epoch{"s" * (preset.short_epochs > 1)} on {preset.trained_on:,} training images and chosen on '
@@ -59,3 +63,12 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
             'The paper gives no C, and no row for RepVGG.',
         ],
     )
+
+
+def draw(means: Mapping[tuple[str, int], Mean]) -> Figure:
+    """(method, branches) -> top-1, a point for a hand-made block and a curve over C for what has a budget."""
+    points: dict[str, list] = {}
+    for (method, c), mean in means.items():
+        points.setdefault(method, []).append((c, mean.mean, mean.error))
+    made = {method: points.pop(method) for method in HAND_MADE}
+    return draw_tradeoff(points, made, 'branches', 'top-1 (%)')

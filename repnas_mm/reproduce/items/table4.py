@@ -1,12 +1,21 @@
 """Table 4: ODBB against RepVGG, arch by arch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
+from matplotlib.figure import Figure
+from mmpretrain import get_model
+from torch import nn
+
+from ...visualization import draw_tradeoff
 from ..lab import Lab
 from ..networks import accuracy, arch_network, repvgg_branches
 from ..paper import TABLE4
 from ..presets import ARCHS, Preset
 from ..report import Mean, Report
+
+#: Method -> what figures call it
+LABELS = {'odbb': 'ODBB', 'repvgg': 'RepVGG'}
 
 
 def accuracies(lab: Lab, preset: Preset, seeds: Sequence[int]) -> dict[tuple[str, str], Mean]:
@@ -23,19 +32,47 @@ def accuracies(lab: Lab, preset: Preset, seeds: Sequence[int]) -> dict[tuple[str
 def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     """Train RepVGG and ODBB of every arch with as many branches."""
     means = accuracies(lab, preset, seeds)
+    with torch.device('meta'):  # counted only
+        networks = {arch: fused_network(lab, preset, arch) for arch in ARCHS}
+    parameters = {arch: sum(p.numel() for p in network.parameters()) / 1e6 for arch, network in networks.items()}
     rows = []
     for arch in ARCHS:
-        _, branches, repvgg, odbb = TABLE4[arch]
+        paper_parameters, branches, repvgg, odbb = TABLE4[arch]
         rows.append(
             {
                 'arch': arch,
+                'parameters (M)': parameters[arch],
                 'branches': branches if preset.name == 'imagenet' else repvgg_branches(arch),
                 'RepVGG (%)': means['repvgg', arch],
                 'ODBB (%)': means['odbb', arch],
                 'gain (%)': means['odbb', arch].mean - means['repvgg', arch].mean,
+                'paper: parameters (M)': paper_parameters,
                 'paper, ImageNet: RepVGG (%)': repvgg,
                 'paper: ODBB (%)': odbb,
                 'paper: gain (%)': round(odbb - repvgg, 2),
             }
         )
-    return Report('table4', f'Table 4: ODBB against RepVGG, {preset.name}', rows)
+    return Report(
+        'table4',
+        f'Table 4: ODBB against RepVGG, {preset.name}',
+        rows,
+        {'': draw(means, parameters)},
+        notes=[
+            'Parameters are those of the fused network, which is the same for both. The 14.33 M of B1 in the paper are '
+            "those of RepVGG's B0."
+        ],
+    )
+
+
+def fused_network(lab: Lab, preset: Preset, arch: str) -> nn.Module:
+    """The classifier that both methods fuse to, untrained."""
+    return get_model(arch_network(preset, 'odbb', arch, 0).load_config(lab.configs), backbone=dict(deploy=True))
+
+
+def draw(means: Mapping[tuple[str, str], Mean], parameters: Mapping[str, float]) -> Figure:
+    """(method, arch) -> top-1, against arch -> millions of parameters."""
+    curves = {
+        label: [(parameters[arch], means[method, arch].mean, means[method, arch].error) for arch in ARCHS]
+        for method, label in LABELS.items()
+    }
+    return draw_tradeoff(curves, {}, 'parameters of the fused network (M)', 'top-1 (%)', logarithmic=True)

@@ -1,0 +1,65 @@
+"""Table 3's search in one stage beside its plain network, on longer and longer schedules."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...visualization import draw_tradeoff
+from ..lab import Lab
+from ..networks import ablation_network, accuracy, search
+from ..presets import Preset
+from ..random_search import DRAWS
+from ..report import Report
+from ..training import Training
+
+#: C of the search: what ACB has
+BRANCHES = 39
+
+
+def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
+    """Train both for every number of epochs; the search takes as many of them as on the preset's own schedule."""
+    trainings = {}
+    for epochs in sorted(preset.lengths, reverse=True):  # so that in the end no process is left with a long one
+        for method, base in (
+            ('odbb', [search(preset, BRANCHES, seed) for seed in seeds]),
+            ('plain', [ablation_network(preset, 'plain', seed) for seed in seeds]),
+        ):
+            trainings[method, epochs] = [stretched(lab, training, epochs) for training in base]
+    results = lab.run(t for group in trainings.values() for t in group)
+    means = {key: accuracy(results[t] for t in group) for key, group in sorted(trainings.items())}
+    curves: dict[str, list] = {}
+    for (method, epochs), mean in means.items():
+        curves.setdefault(method, []).append((epochs, mean.mean, mean.error))
+    own = trainings['odbb', min(preset.lengths)][0].load_config(lab.configs).train_cfg.max_epochs
+    return Report(
+        'schedule',
+        f'Table 3: one stage on longer schedules, {preset.name}',
+        [
+            {'block': method, 'branches': 13 if method == 'plain' else BRANCHES, 'epochs': epochs}
+            | {'seeds': len(seeds), 'top-1 (%)': mean}
+            for (method, epochs), mean in means.items()
+        ],
+        {'': draw_tradeoff(curves, {}, 'epochs', 'top-1 (%)')},
+        notes=[
+            f'Table 3 has {own} epochs, on which its random search takes {DRAWS * preset.short_epochs + own} in all. '
+            'Only the frozen phase of the search grows. Bars are standard errors over seeds.'
+        ],
+    )
+
+
+def stretched(lab: Lab, training: Training, epochs: int) -> Training:
+    """The same training with so many epochs: its last scheduler and a search's frozen phase take what is added."""
+    cfg = training.load_config(lab.configs)
+    added = epochs - cfg.train_cfg.max_epochs
+    if not added:
+        return training
+    last = len(cfg.param_scheduler) - 1
+    options = {
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': epochs,
+        f'param_scheduler.{last}.T_max': cfg.param_scheduler[last].T_max + added,
+        f'param_scheduler.{last}.end': epochs,
+    }
+    for i, hook in enumerate(cfg.custom_hooks):
+        if hook.type == 'RepNASHook':
+            options[f'custom_hooks.{i}.frozen'] = hook.frozen + added
+    return replace(training, name=f'{training.name}-{epochs}epochs', options={**training.options, **options})
