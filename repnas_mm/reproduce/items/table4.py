@@ -26,7 +26,11 @@ def accuracies(lab: Lab, preset: Preset, seeds: Sequence[int]) -> dict[tuple[str
         for method in ('odbb', 'repvgg')
     }
     results = lab.run(t for group in trainings.values() for t in group)
-    return {key: accuracy(results[t] for t in group) for key, group in trainings.items()}
+    return {
+        (method, arch): accuracy(results[t] for t in trainings[method, arch])
+        for arch in ARCHS
+        for method in ('repvgg', 'odbb')
+    }
 
 
 def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
