@@ -32,6 +32,14 @@ class Mean:
         return f'{self.mean:.2f} ± {self.error:.2f}' if len(self.values) > 1 else f'{self.mean:.2f}'
 
 
+def series(means: Mapping[tuple[str, float], Mean]) -> dict[str, list[tuple[float, float, float]]]:
+    """(name, x) -> value, as name -> [(x, mean, standard error), ...] for a figure."""
+    points: dict[str, list] = {}
+    for (name, x), mean in means.items():
+        points.setdefault(name, []).append((x, mean.mean, mean.error))
+    return points
+
+
 @dataclass
 class Report:
     """One table or figure of the paper, made anew.

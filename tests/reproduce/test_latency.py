@@ -5,8 +5,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from repnas_mm.reproduce import latency
-from repnas_mm.reproduce.items.table2 import fused_odbb
+from repnas_mm.reproduce import PRESETS, latency
+from repnas_mm.reproduce.items.table4 import fused_network
 from repnas_mm.reproduce.latency import complexity, latencies, search_step
 
 from pretended import CONFIGS  # isort: skip
@@ -34,7 +34,7 @@ def test_flops_are_multiply_adds():
 
 @pytest.mark.parametrize(('arch', 'parameters'), [('A1', 12_789_864), ('A2', 25_499_944)])
 def test_fused_odbb_is_the_paper_s_size(arch, parameters, fake_lab):
-    model = fused_odbb(fake_lab(), arch)
+    model = fused_network(fake_lab(), PRESETS['imagenet'], arch)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 

@@ -26,7 +26,7 @@ def quick(monkeypatch):
 
 def test_table2(quick, fake_lab, monkeypatch):
     monkeypatch.setattr(table2, 'stock_network', lambda name: nn.Identity())
-    monkeypatch.setattr(table2, 'fused_odbb', lambda lab, arch: nn.Identity())
+    monkeypatch.setattr(table2, 'fused_network', lambda *args: nn.Identity())
     report = table2.make(fake_lab(), PRESETS['digits'], [0])
     rows = {row['model']: row for row in report.rows}
     assert list(rows) == ['ODBB-A1', 'ODBB-A2', 'ODBB-B3', *table2.STOCK]

@@ -6,7 +6,7 @@ from ...visualization import draw_tradeoff
 from ..lab import Lab
 from ..networks import HAND_MADE, ablation_network, accuracy, branches_of, search
 from ..presets import Preset
-from ..report import Report
+from ..report import Report, series
 
 
 def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
@@ -15,8 +15,8 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     trainings |= {('odbb', c): [search(preset, c, seed) for seed in seeds] for c in preset.sweep}
     results = lab.run(t for group in trainings.values() for t in group)
     means = {key: accuracy(results[t] for t in group) for key, group in trainings.items()}
-    points = {method: [(c, mean.mean, mean.error)] for (method, c), mean in means.items() if method != 'odbb'}
-    curve = [(c, mean.mean, mean.error) for (method, c), mean in means.items() if method == 'odbb']
+    points = series(means)
+    curve = points.pop('odbb')
     return Report(
         'figure4',
         f'Figure 4: accuracy against number of branches, {preset.name}',

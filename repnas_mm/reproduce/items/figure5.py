@@ -10,7 +10,7 @@ from ...visualization import draw_tradeoff
 from ..lab import Lab
 from ..networks import ACCURACY, from_scratch, network
 from ..presets import Preset
-from ..report import Mean, Report
+from ..report import Mean, Report, series
 from ..training import Result, Training
 
 METHODS = {'shared': 'odbb', 'unshared': 'unshared'}
@@ -26,7 +26,7 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
         for epoch in preset.snapshots
     }
     trained = lab.run(t for group in subnets.values() for t in group)
-    rows, curves = [], {}
+    rows = []
     for kind, group in searches.items():
         results = [found[t] for t in group]
         for epoch in results[0].by_epoch:
@@ -34,9 +34,7 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
             rows.append(_row(kind, 'supernet', epoch, mean))
     for (kind, epoch), group in subnets.items():
         rows.append(_row(kind, 'subnet', epoch, Mean(tuple(trained[t].metrics[ACCURACY] for t in group))))
-    for row in rows:
-        mean = row['top-1 (%)']
-        curves.setdefault(f'{row["network"]}, {row["weights"]}', []).append((row['epoch'], mean.mean, mean.error))
+    curves = series({(f'{row["network"]}, {row["weights"]}', row['epoch']): row['top-1 (%)'] for row in rows})
     return Report(
         'figure5',
         f'Figure 5: shared against unshared weights, {preset.name}',

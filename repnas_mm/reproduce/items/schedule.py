@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mmengine.config import Config
+
 from ...visualization import draw_tradeoff
 from ..lab import Lab
-from ..networks import ablation_network, accuracy, search
+from ..networks import ablation_network, accuracy, branches_of, search
 from ..presets import Preset
 from ..random_search import DRAWS
-from ..report import Report
+from ..report import Report, series
 from ..training import Training
 
 #: C of the search: what ACB has
@@ -17,28 +19,28 @@ BRANCHES = 39
 
 def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     """Train both for every number of epochs; the search takes as many of them as on the preset's own schedule."""
-    trainings = {}
-    for epochs in sorted(preset.lengths, reverse=True):  # so that in the end no process is left with a long one
-        for method, base in (
-            ('odbb', [search(preset, BRANCHES, seed) for seed in seeds]),
-            ('plain', [ablation_network(preset, 'plain', seed) for seed in seeds]),
-        ):
-            trainings[method, epochs] = [stretched(lab, training, epochs) for training in base]
+    groups = {
+        'odbb': [search(preset, BRANCHES, seed) for seed in seeds],
+        'plain': [ablation_network(preset, 'plain', seed) for seed in seeds],
+    }
+    configs = {method: group[0].load_config(lab.configs) for method, group in groups.items()}
+    trainings = {
+        (method, epochs): [stretched(training, configs[method], epochs) for training in group]
+        for epochs in reversed(preset.lengths)  # so that in the end no process is left with a long one
+        for method, group in groups.items()
+    }
     results = lab.run(t for group in trainings.values() for t in group)
     means = {key: accuracy(results[t] for t in group) for key, group in sorted(trainings.items())}
-    curves: dict[str, list] = {}
-    for (method, epochs), mean in means.items():
-        curves.setdefault(method, []).append((epochs, mean.mean, mean.error))
-    own = trainings['odbb', min(preset.lengths)][0].load_config(lab.configs).train_cfg.max_epochs
+    own = configs['plain'].train_cfg.max_epochs
+    branches = {'odbb': BRANCHES, 'plain': branches_of(preset, 'plain')}
     return Report(
         'schedule',
         f'Table 3: one stage on longer schedules, {preset.name}',
         [
-            {'block': method, 'branches': 13 if method == 'plain' else BRANCHES, 'epochs': epochs}
-            | {'seeds': len(seeds), 'top-1 (%)': mean}
+            {'block': method, 'branches': branches[method], 'epochs': epochs} | {'seeds': len(seeds), 'top-1 (%)': mean}
             for (method, epochs), mean in means.items()
         ],
-        {'': draw_tradeoff(curves, {}, 'epochs', 'top-1 (%)')},
+        {'': draw_tradeoff(series(means), {}, 'epochs', 'top-1 (%)')},
         notes=[
             f'Table 3 has {own} epochs, on which its random search takes {DRAWS * preset.short_epochs + own} in all. '
             'Only the frozen phase of the search grows. Bars are standard errors over seeds.'
@@ -46,9 +48,8 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     )
 
 
-def stretched(lab: Lab, training: Training, epochs: int) -> Training:
-    """The same training with so many epochs: its last scheduler and a search's frozen phase take what is added."""
-    cfg = training.load_config(lab.configs)
+def stretched(training: Training, cfg: Config, epochs: int) -> Training:
+    """The training of ``cfg`` with so many epochs: its last scheduler and the frozen phase take what is added."""
     added = epochs - cfg.train_cfg.max_epochs
     if not added:
         return training

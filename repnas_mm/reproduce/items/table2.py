@@ -15,8 +15,9 @@ from ..lab import Lab
 from ..latency import complexity, describe, latencies, measuring_device, step_seconds
 from ..networks import arch_network
 from ..paper import TABLE2
-from ..presets import Preset
+from ..presets import PRESETS, Preset
 from ..report import Report
+from .table4 import fused_network
 
 #: Name -> mmpretrain's name of it
 STOCK = {
@@ -41,7 +42,7 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
     """Measure everything; nothing is trained."""
     device = measuring_device()
     archs = {name: name.removeprefix('ODBB-') for name in TABLE2}
-    models = {name: fused_odbb(lab, arch) for name, arch in archs.items()}
+    models = {name: fused_network(lab, PRESETS['imagenet'], arch) for name, arch in archs.items()}
     models |= {name: stock_network(name) for name in STOCK}
     costs = {name: complexity(model, 224) for name, model in models.items()}
     seconds = {}
@@ -87,12 +88,6 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
             f'device, times the steps of {_schedule(preset)}.',
         ],
     )
-
-
-def fused_odbb(lab: Lab, arch: str) -> nn.Module:
-    """The fused classifier of an arch, at full width."""
-    cfg = Config.fromfile(lab.configs / f'odbb_{arch.lower()}_imagenet.py')
-    return get_model(cfg, backbone=dict(deploy=True))
 
 
 def stock_network(name: str) -> nn.Module:

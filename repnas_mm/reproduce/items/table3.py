@@ -10,7 +10,7 @@ from ..networks import HAND_MADE, ablation_network, accuracy, branches_of, from_
 from ..paper import TABLE3
 from ..presets import Preset
 from ..random_search import DRAWS, draw_and_choose, drawn_network
-from ..report import Mean, Report
+from ..report import Mean, Report, series
 
 #: C of the searches: what ACB and DBB have, and a tight one, where it matters most which branches are kept
 BUDGETS = (20, 39, 52)
@@ -67,8 +67,6 @@ def make(lab: Lab, preset: Preset, seeds: Sequence[int]) -> Report:
 
 def draw(means: Mapping[tuple[str, int], Mean]) -> Figure:
     """(method, branches) -> top-1, a point for a hand-made block and a curve over C for what has a budget."""
-    points: dict[str, list] = {}
-    for (method, c), mean in means.items():
-        points.setdefault(method, []).append((c, mean.mean, mean.error))
+    points = series(means)
     made = {method: points.pop(method) for method in HAND_MADE}
     return draw_tradeoff(points, made, 'branches', 'top-1 (%)')
