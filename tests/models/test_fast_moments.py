@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from repnas_mm.models.moments import fold_norm, input_moments
+from repnas_mm.models.fast.moments import input_moments, norm_from_moments
 from repnas_mm.search.memory import kept_bytes
 
 
@@ -39,7 +39,7 @@ def test_folded_it_is_the_norm_of_the_convolution(shape, groups, outputs, moment
     norm = norm_of(groups * outputs, momentum)
     plain = copy.deepcopy(norm)
 
-    scale, shift = fold_norm(norm, kernel, input_moments(x, groups), update_stats=True)
+    scale, shift = norm_from_moments(norm, kernel, input_moments(x, groups), update_stats=True)
     y = F.conv2d(x, kernel * scale.view(-1, 1, 1, 1), shift, groups=groups)
     expected = plain(F.conv2d(x, kernel, groups=groups))
 

@@ -4,30 +4,24 @@ With μ and C the mean and covariance over the pixels of x, W·x has the mean W�
 stride leaves a quarter of the pixels or fewer, this spares the one large feature map of the block.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops import without_autocast
 
 #: Mean (C,) and covariance (groups, C // groups, C // groups) over the pixels of a batch, and how many they are
 Moments = tuple[Tensor, Tensor, int]
 
 
-def exact(device: torch.device) -> AbstractContextManager:
-    """Context without mixed precision."""
-    known = torch.amp.is_autocast_available(device.type)  # not on meta
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
-
-
 def input_moments(x: Tensor, groups: int) -> Moments:
-    """Moments of (N, C, H, W), in float32 or better, with gradients; only ``x`` itself is kept for them."""
-    with exact(x.device):
+    """Moments of (N, C, H, W), in float32 or better, with gradients; only ``x`` itself is saved for backward."""
+    with without_autocast(x.device):
         return *_Moments.apply(x, groups), x[:, 0].numel()
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and covariance; autograd's own way would keep and multiply centered copies of the input."""
+    """Mean and covariance; autograd's own way would save and multiply centered copies of the input."""
 
     @staticmethod
     def forward(ctx, x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -49,25 +43,24 @@ class _Moments(torch.autograd.Function):
         return F.conv2d(x.to(kernel.dtype), kernel.view(-1, width, 1, 1), bias, groups=groups).to(x.dtype), None
 
 
-def fold_norm(
+def norm_from_moments(
     norm: nn.BatchNorm2d, kernel: Tensor, moments: Moments | None, update_stats: bool, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``norm`` of what the 1×1 ``kernel`` makes of an input, as y -> scale·y + shift, each (C,), with gradients.
-
-    y is without the ``bias``, which a BN in training mode takes out again.
+    """Scale and shift, each (C,), with gradients, by which ``norm`` maps the output of a 1×1 convolution.
 
     Args:
-        norm: Of C channels.
-        kernel: (C, in // groups, 1, 1).
-        moments: Of the input; None for a norm in eval mode, which takes its running statistics.
-        update_stats: Whether these move, as they do in a forward of a norm in training mode.
-        bias: (C,), without gradients, added to what the ``kernel`` makes, in training mode.
+        norm: Of C channels, in training or eval mode.
+        kernel: The 1×1 convolution's, (C, in // groups, 1, 1).
+        moments: Of the convolution's input; None for a norm in eval mode, which uses its running statistics.
+        update_stats: True moves the running statistics as a forward in training mode does.
+        bias: (C,), the convolution's, in training mode: only the running mean depends on it, and it is not part of
+            the output that scale and shift apply to.
     """
     if moments is None:
         mean, var = norm.running_mean, norm.running_var
     else:
         mean, covariance, count = moments
-        with exact(kernel.device):
+        with without_autocast(kernel.device):
             weight = kernel.flatten(1).to(covariance.dtype).view(len(covariance), -1, kernel.shape[1])
             mean = (weight @ mean.view(len(weight), -1, 1)).flatten()
             var = ((weight @ covariance) * weight).sum(2).flatten()

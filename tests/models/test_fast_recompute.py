@@ -1,30 +1,23 @@
-"""Recipes change what is kept for backward, and nothing else."""
+"""Recomputation changes what is saved for backward, and nothing else."""
 
 import copy
-from contextlib import nullcontext
 
 import pytest
 import torch
 from blocks import make_block, make_image, mask_of, masks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repnas_mm.models.branches import BlockCall
+from repnas_mm.models import fast
 from repnas_mm.search.memory import kept_bytes
 
 IMAGE = (2, 4, 16, 16)
 MAP = 2 * 4 * 16 * 16 * 8  # bytes of a feature map, float64
 
 
-@pytest.fixture
-def without_recipes(monkeypatch):
-    """Computes a function's result without recipes."""
-
-    def call(function, *args):
-        with monkeypatch.context() as patch:
-            patch.setattr(BlockCall, 'keep', lambda self, tensor, make: nullcontext())
-            return function(*args)
-
-    return call
+def without_recompute(function, *args):
+    """Compute a function's result with everything saved."""
+    with fast.without('recompute'):
+        return function(*args)
 
 
 class Convolutions(TorchDispatchMode):
@@ -51,22 +44,22 @@ def step(block, image, dtype=None):
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
-def test_every_number_is_the_same_bit_for_bit(share_weights, stride, training, without_recipes):
+def test_every_number_is_the_same_bit_for_bit(share_weights, stride, training):
     block = make_block(share_weights=share_weights, stride=stride).train(training)
     for mask in masks(block)[::5]:
         block.set_active(mask, torch.linspace(-2, 2, len(mask), dtype=torch.float64))
-        got, expected = step(block, make_image(*IMAGE)), without_recipes(step, block, make_image(*IMAGE))
+        got, expected = step(block, make_image(*IMAGE)), without_recompute(step, block, make_image(*IMAGE))
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize('stride', [1, 2])
-def test_under_autocast_backward_computes_in_the_precision_of_the_forward(stride, without_recipes):
+def test_under_autocast_backward_computes_in_the_precision_of_the_forward(stride):
     block, image = make_block(dtype=torch.float32, stride=stride), torch.randn(*IMAGE)
-    got, expected = step(block, image, torch.bfloat16), without_recipes(step, block, image, torch.bfloat16)
+    got, expected = step(block, image, torch.bfloat16), without_recompute(step, block, image, torch.bfloat16)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def test_second_derivatives_are_those_without(without_recipes):
+def test_second_derivatives_are_those_without():
     def penalty(block, image):
         block, image = copy.deepcopy(block), image.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(block(image).square().sum(), image, create_graph=True)
@@ -75,22 +68,22 @@ def test_second_derivatives_are_those_without(without_recipes):
 
     # eval mode: torch has no third derivative of a BN in training, which these branches' second one needs
     block, image = make_block().eval(), make_image(*IMAGE)
-    torch.testing.assert_close(penalty(block, image), without_recipes(penalty, block, image))
+    torch.testing.assert_close(penalty(block, image), without_recompute(penalty, block, image))
 
 
 @pytest.mark.parametrize(
     'branches, maps',
     [
         (('1x1',), 0),
-        (('1x1_avg',), 0),
+        (('1x1_avg',), 1),
         (('skip',), 0),
         (('kxk',), 1),
-        (('1x1_kxk',), 1),
+        (('1x1_kxk',), 2),
         (('1xk', 'kx1'), 2),
-        (('1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1', 'skip'), 4),
+        (('1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1', 'skip'), 6),
     ],
 )
-def test_what_is_kept_is_the_outputs_of_large_windows(branches, maps):
+def test_what_is_saved_is_all_but_the_outputs_of_1x1_convolutions(branches, maps):
     block = make_block()
     block.set_active(mask_of(block, branches))
     image = make_image(*IMAGE).requires_grad_()
@@ -101,7 +94,7 @@ def test_what_is_kept_is_the_outputs_of_large_windows(branches, maps):
 
 def test_dropped_activations_are_not_held_by_what_computes_them_again():
     block = make_block()
-    block.set_active(mask_of(block, ('1x1', '1x1_avg')))
+    block.set_active(mask_of(block, ('1x1', 'skip')))
     image = make_image(*IMAGE).requires_grad_()
     owned = (image, *block.parameters(), *block.buffers())
     y = block(image)
@@ -113,8 +106,8 @@ def test_dropped_activations_are_not_held_by_what_computes_them_again():
     assert kept_bytes(backward_keeping_the_graph, owned) < MAP
 
 
-def test_what_backward_needs_twice_is_computed_once_in_backward_and_not_left_behind():
-    """`1x1_kxk` has 1×1 and K×K forward, 1×1 again in backward and not a third time, for all its recipes."""
+def test_a_1x1_convolution_is_computed_again_once_in_every_backward():
+    """`1x1_kxk` has 1×1 and K×K forward, and the 1×1 again in backward."""
     block = make_block()
     block.set_active(mask_of(block, ('1x1_kxk',)))
     image = make_image(*IMAGE).requires_grad_()
