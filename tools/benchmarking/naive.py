@@ -68,6 +68,21 @@ class _BorderPad(nn.Module):
         return x
 
 
+class _AvgPool(nn.Module):
+    """Average pooling; on the CPU, as in our block, a depth-wise convolution, which takes a tenth of the time there."""
+
+    def __init__(self, channels: int, kernel_size: int, stride: int):
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        kernel = torch.full((channels, 1, kernel_size, kernel_size), 1 / kernel_size**2)
+        self.register_buffer('kernel', kernel, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == 'cpu':
+            return F.conv2d(x, self.kernel, stride=self.stride, groups=x.shape[1])
+        return F.avg_pool2d(x, self.kernel_size, self.stride)
+
+
 def _branch(name: str, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
     k, half = kernel_size, kernel_size // 2
     linear = {
@@ -81,7 +96,7 @@ def _branch(name: str, in_channels: int, out_channels: int, kernel_size: int, st
         '1x1_avg': lambda: [
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
             _BorderPad(out_channels, half),
-            nn.AvgPool2d(k, stride),
+            _AvgPool(out_channels, k, stride),
         ],
         '1xk': lambda: [nn.Conv2d(in_channels, out_channels, (1, k), stride, (0, half), bias=False)],
         'kx1': lambda: [nn.Conv2d(in_channels, out_channels, (k, 1), stride, (half, 0), bias=False)],
