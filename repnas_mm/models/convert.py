@@ -6,7 +6,8 @@ from mmcv.cnn.bricks import Conv2d, Conv2dAdaptivePadding
 from mmengine.logging import print_log
 from torch import nn
 
-from .odbb_conv import ODBBConv2d, eligible
+from .convolution_arguments import ConvolutionArguments
+from .odbb_conv import ODBBConv2d
 
 # exactly these, because a subclass computes something else
 _CONVOLUTIONS = (nn.Conv2d, Conv2d, Conv2dAdaptivePadding)
@@ -39,17 +40,8 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
             if len(names.get(conv, ())) != 1 or not _is_eligible(conv):
                 continue
             found = True
-            new = ODBBConv2d(
-                conv.in_channels,
-                conv.out_channels,
-                conv.kernel_size,
-                conv.stride,
-                conv.padding,
-                groups=conv.groups,
-                bias=conv.bias is not None,
-                adaptive_padding=isinstance(conv, Conv2dAdaptivePadding),
-                **block,
-            )
+            adaptive = isinstance(conv, Conv2dAdaptivePadding)
+            new = ODBBConv2d(**ConvolutionArguments.of(conv)._asdict(), adaptive_padding=adaptive, **block)
             new.requires_grad_(conv.weight.requires_grad).train(conv.training)
             parent._modules[name] = new
     if not found:
@@ -70,9 +62,7 @@ def leave_shared_plain(model: nn.Module) -> None:
 
 
 def _is_eligible(module: nn.Module) -> bool:
-    return type(module) in _CONVOLUTIONS and eligible(
-        module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
-    )
+    return type(module) in _CONVOLUTIONS and ConvolutionArguments.of(module).eligible()
 
 
 def _names_by_module(model: nn.Module) -> dict[nn.Module, list[str]]:

@@ -10,7 +10,8 @@ from .warm_start import MAIN_BRANCH, pop_convolution, warm_state
 def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
     """Turn the entries of ``block`` at ``prefix`` into those of its own form, and set its active branches.
 
-    A subnet takes its part of a search; ordinary weights become those of the main branch, or of the fused convolution.
+    A subnet takes its part of a search; a block that follows its checkpoint becomes the subnet there; ordinary weights
+    become those of the main branch, or of the fused convolution.
 
     Args:
         block: `ODBBlock`.
@@ -20,6 +21,8 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
     Raises:
         ValueError: one sentence that names the block, if its form or shapes in the checkpoint do not fit.
     """
+    if block.follows_checkpoint and block.alpha is not None:
+        _follow(block, state_dict, prefix)
     eps = 1e-5 if block.deploy else next(iter(block.branches.values())).norm.eps
     convolution = pop_convolution(state_dict, prefix, block.groups, eps)
     if convolution is not None:
@@ -39,6 +42,13 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
         if not any(active):
             raise ValueError(f"The checkpoint's '{prefix}active' leaves the block without a branch.")
         block.active_branches = tuple(name for name, kept in zip(block.candidates, active) if kept)
+
+
+def _follow(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+    """Make a search-form ``block`` a subnet if the checkpoint has one."""
+    kept = {key[len(prefix) :].split('.')[1] for key in state_dict if key.startswith(f'{prefix}branches.')}
+    if kept and f'{prefix}alpha' not in state_dict:
+        block.switch_to_subnet(kept)
 
 
 def _from_plain(block, prefix: str, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:

@@ -66,6 +66,9 @@ class ODBBlock(BaseModule):
         >>> block.switch_to_deploy()
     """
 
+    #: True if a subnet's checkpoint turns a search-form block into that subnet, where the config cannot name branches
+    follows_checkpoint = False
+
     def __init__(
         self,
         in_channels: int,

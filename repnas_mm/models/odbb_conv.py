@@ -1,27 +1,27 @@
 """The block as a convolution layer: for ``conv_cfg=dict(type='ODBBConv2d')``, and in place of existing convolutions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from inspect import signature
 
 import torch
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from ..checks import check_counts, check_flags, is_count, shown
+from ..checks import check_flags, shown
 from ..registry import register
 from ..search.genotype import PRESETS
 from ..search.space import candidates
+from .convolution_arguments import ConvolutionArguments
 from .odbb import ODBBlock
 from .warm_start import MAIN_BRANCH
-
-_PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')  # nn.Conv2d's
 
 
 @register('MODELS')
 class ODBBConv2d(ODBBlock):
     """An `ODBBlock` without activation that takes the arguments of ``nn.Conv2d`` and, fused, becomes one.
 
-    Where a convolution is not eligible (`eligible`: 1×1, even or oblong kernels, dilation, other padding than zeros)
+    Where a convolution is not eligible (1×1, even or oblong kernels, dilation, other padding than zeros)
     an ordinary ``nn.Conv2d`` is made instead. `switch_to_deploy` turns the object itself into an ordinary convolution,
     whose keys in a checkpoint are the stock model's; `repnas_mm.engine.fusing.fuse_model` then folds its bias into the
     norm behind it.
@@ -46,38 +46,27 @@ class ODBBConv2d(ODBBlock):
         >>> model = dict(type='ResNet', depth=50, conv_cfg=dict(type='ODBBConv2d'))
     """
 
-    def __new__(
-        cls,
-        in_channels: int | None = None,
-        out_channels: int | None = None,
-        kernel_size: int | tuple[int, int] | None = None,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = 'zeros',
-        genotype: str | None = None,
-        share_weights: bool | None = None,
-        norm_cfg: dict = dict(type='BN'),
-        with_cp: bool = False,
-        adaptive_padding: bool = False,
-        deploy: bool = False,
-    ):
-        if in_channels is out_channels is kernel_size is None:  # copy and pickle make an empty object first
+    follows_checkpoint = True
+
+    def __new__(cls, *args, **kwargs):
+        if not args and not kwargs:  # copy and pickle make an empty object first
             return super().__new__(cls)
-        _check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        given = signature(cls.__init__).bind(None, *args, **kwargs)
+        given.apply_defaults()
+        conv = ConvolutionArguments(**{name: given.arguments[name] for name in ConvolutionArguments._fields})
+        conv.check()
+        share_weights, with_cp, adaptive_padding, deploy = (
+            given.arguments[name] for name in ('share_weights', 'with_cp', 'adaptive_padding', 'deploy')
+        )
         check_flags('an ODBBConv2d', share_weights=share_weights is None or share_weights, with_cp=with_cp)
         check_flags('an ODBBConv2d', adaptive_padding=adaptive_padding, deploy=deploy)
-        block = eligible(kernel_size, stride, padding, dilation, padding_mode)
-        if block and not deploy:
+        if conv.eligible() and not deploy:
             return super().__new__(cls)
-        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        conv = Conv2dAdaptivePadding(*shape) if adaptive_padding else nn.Conv2d(*shape, padding_mode)
-        if block and not bias:
+        plain = Conv2dAdaptivePadding(*conv[:-1]) if adaptive_padding else nn.Conv2d(*conv)
+        if conv.eligible() and not conv.bias:
             # the public name is of torch 2.5
-            conv._register_load_state_dict_pre_hook(_accept_bias, with_module=True)
-        return conv
+            plain._register_load_state_dict_pre_hook(_accept_bias, with_module=True)
+        return plain
 
     def __init__(
         self,
@@ -147,53 +136,6 @@ class ODBBConv2d(ODBBlock):
         conv.train(self.training)
         # the object itself, so that whatever else refers to this convolution sees the plain one too
         self.__class__, self.__dict__ = type(conv), conv.__dict__
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        kept = {key[len(prefix) :].split('.')[1] for key in state_dict if key.startswith(f'{prefix}branches.')}
-        if self.alpha is not None and kept and f'{prefix}alpha' not in state_dict:
-            self.switch_to_subnet(kept)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def eligible(kernel_size, stride, padding, dilation, padding_mode: str) -> bool:
-    """Whether a convolution with these arguments of ``nn.Conv2d`` can be a block: K×K, K odd and at least 3, undilated,
-    one stride, padded by zeros."""
-    (rows, cols), (down, right) = _pair(kernel_size), _pair(stride)
-    return (
-        rows == cols
-        and rows % 2 == 1
-        and rows >= 3
-        and down == right
-        and _pair(dilation) == (1, 1)
-        and not isinstance(padding, str)
-        and padding_mode == 'zeros'
-    )
-
-
-def _check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode) -> None:
-    """Raise ValueError unless ``nn.Conv2d`` takes these arguments."""
-    check_counts('an ODBBConv2d', in_channels=in_channels, out_channels=out_channels, groups=groups)
-    if in_channels % groups or out_channels % groups:
-        raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.')
-    for name, value, least in (
-        ('kernel_size', kernel_size, 1),
-        ('stride', stride, 1),
-        ('padding', padding, 0),
-        ('dilation', dilation, 1),
-    ):
-        if name == 'padding' and isinstance(value, str) and value in ('same', 'valid'):
-            continue
-        pair = value if isinstance(value, Sequence) else (value, value)
-        if len(pair) != 2 or not all(is_count(length, least) for length in pair):
-            raise ValueError(
-                f'{name} of an ODBBConv2d must be one or two integers of at least {least}, got {shown(value)}.'
-            )
-    if isinstance(padding, str) and padding == 'same' and _pair(stride) != (1, 1):
-        raise ValueError(f"padding='same' of an ODBBConv2d needs stride=1, got {shown(stride)}.")
-    if not isinstance(padding_mode, str) or padding_mode not in _PADDING_MODES:
-        raise ValueError(
-            f'padding_mode of an ODBBConv2d must be one of {", ".join(_PADDING_MODES)}, got {shown(padding_mode)}.'
-        )
 
 
 def _preset_branches(genotype: str | None, existing: Iterable[str]) -> tuple[str, ...] | None:

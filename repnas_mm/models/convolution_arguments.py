@@ -1,0 +1,67 @@
+"""The arguments of a convolution: check them, and tell which convolutions can be blocks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.modules.utils import _pair
+
+from ..checks import check_counts, is_count, shown
+
+_PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')  # nn.Conv2d's
+
+
+class ConvolutionArguments(NamedTuple):
+    """Arguments of ``nn.Conv2d``, in its order."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int | tuple[int, int]
+    stride: int | tuple[int, int] = 1
+    padding: int | tuple[int, int] | str = 0
+    dilation: int | tuple[int, int] = 1
+    groups: int = 1
+    bias: bool = True
+    padding_mode: str = 'zeros'
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> 'ConvolutionArguments':
+        """Those that made ``conv``."""
+        return cls(*(getattr(conv, name) for name in cls._fields))._replace(bias=conv.bias is not None)
+
+    def eligible(self) -> bool:
+        """True if the convolution can be a block: K×K, K odd and at least 3, undilated, one stride, padded by zeros."""
+        (rows, cols), (down, right) = _pair(self.kernel_size), _pair(self.stride)
+        return (
+            rows == cols
+            and rows % 2 == 1
+            and rows >= 3
+            and down == right
+            and _pair(self.dilation) == (1, 1)
+            and not isinstance(self.padding, str)
+            and self.padding_mode == 'zeros'
+        )
+
+    def check(self) -> None:
+        """Raise ValueError unless ``nn.Conv2d`` takes these arguments."""
+        check_counts('an ODBBConv2d', in_channels=self.in_channels, out_channels=self.out_channels, groups=self.groups)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f'groups={self.groups} must divide in_channels={self.in_channels} and out_channels={self.out_channels}.'
+            )
+        for name, least in dict(kernel_size=1, stride=1, padding=0, dilation=1).items():
+            value = getattr(self, name)
+            if name == 'padding' and isinstance(value, str) and value in ('same', 'valid'):
+                continue
+            pair = value if isinstance(value, Sequence) else (value, value)
+            if len(pair) != 2 or not all(is_count(length, least) for length in pair):
+                raise ValueError(
+                    f'{name} of an ODBBConv2d must be one or two integers of at least {least}, got {shown(value)}.'
+                )
+        if self.padding == 'same' and _pair(self.stride) != (1, 1):
+            raise ValueError(f"padding='same' of an ODBBConv2d needs stride=1, got {shown(self.stride)}.")
+        if not isinstance(self.padding_mode, str) or self.padding_mode not in _PADDING_MODES:
+            raise ValueError(
+                f'padding_mode of an ODBBConv2d must be one of {", ".join(_PADDING_MODES)}, '
+                f'got {shown(self.padding_mode)}.'
+            )
