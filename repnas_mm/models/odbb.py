@@ -15,6 +15,7 @@ from ..registry import register
 from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
 from . import loading, reparam
+from .absorb import absorb
 from .block_call import BlockCall
 from .branches import new_kernel
 from .fast import stem
@@ -99,7 +100,7 @@ class ODBBlock(BaseModule):
         self.with_cp = with_cp
         self.deploy = deploy
         self.candidates = candidates(in_channels, out_channels, stride)
-        kept = self.candidates if branches is None else self._check_branches(branches)
+        kept = self.candidates if branches is None else self.check_branches(branches)
         with refusing(f'act_cfg={shown(act_cfg)} builds no activation'):
             self.act = nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
         # ζ of the current sample (Eq. 11) and λ; without noise z is the constant 1
@@ -126,7 +127,7 @@ class ODBBlock(BaseModule):
             # small and random, so that a ranking of untrained alphas does not prefer early blocks
             self.alpha = nn.Parameter(1e-3 * torch.randn(len(kept)))
 
-    def _check_branches(self, branches: Iterable[str]) -> tuple[str, ...]:
+    def check_branches(self, branches: Iterable[str]) -> tuple[str, ...]:
         """``branches`` in the fixed order, or a ValueError that says which one is wrong."""
         if isinstance(branches, str):
             raise TypeError(f'branches must be a sequence of names, got the string {shown(branches)}.')
@@ -244,7 +245,7 @@ class ODBBlock(BaseModule):
         """Keep only these branches (default: the active ones) for good; no search after that. In place."""
         if self.deploy:
             raise RuntimeError('A fused ODBBlock has no branches left to choose from; start from the unfused model.')
-        kept = self.active_branches if branches is None else self._check_branches(branches)
+        kept = self.active_branches if branches is None else self.check_branches(branches)
         missing = [name for name in kept if name not in self.branches]
         if missing:
             raise ValueError(f"Branch '{missing[0]}' is not among this subnet's {', '.join(self.branches)}.")
@@ -253,6 +254,23 @@ class ODBBlock(BaseModule):
             self.weight = None
         self.alpha = self.noise = None
         self.active_branches = kept
+
+    def absorb(self, branches: Iterable[str], x: Tensor) -> None:
+        """Let active branches leave for good, after `kxk` has taken over what they compute. In place.
+
+        See `repnas_mm.models.absorb`: in eval mode the block computes the same as before for every input, in training
+        mode for ``x``. In search form the branches stay in the module, inactive; a subnet loses them.
+
+        Args:
+            branches: Names of active branches, without ``kxk``.
+            x: (N, in, H, W), input of the block.
+
+        Raises:
+            RuntimeError: for a fused block.
+            ValueError: if a branch is not active, or is ``kxk``, or if ``kxk`` is not active or shares its kernel with
+                a branch that stays.
+        """
+        absorb(self, branches, x)
 
     def switch_to_deploy(self) -> None:
         """Fuse the active branches into one convolution with bias. In place; a fused block stays as it is."""
