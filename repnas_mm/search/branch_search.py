@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import is_positive, refusing, shown
+from ..checks import is_positive, shown
 from .block import Block
 from .memory import BlockMemory, parse_bytes
 from .sampler import keep_memory, keep_number, logistic_noise
@@ -140,25 +140,18 @@ class BranchSearch:
         return dict(generator=self.generator.get_state(), inputs=inputs, candidates=self.candidates)
 
     def load_state_dict(self, state: dict) -> None:
-        with refusing("The checkpoint's state of the search is damaged"):
-            candidates = [(name, tuple(names)) for name, names in state['candidates'].items()]
-            generator = state['generator'].cpu()
-            inputs = state['inputs']
-            if inputs is not None:
-                inputs = {name: (tuple(s), d) for name, (s, d) in zip(self.blocks, inputs, strict=True)}
-        if candidates != [*self.candidates.items()]:
-            raise ValueError('The checkpoint is of a search over other blocks; resume with the config it came from.')
-        with refusing("The checkpoint's random state of the search is damaged"):
-            self.generator.set_state(generator)
-        if inputs is not None and self.memory is not None:
-            self.set_input_shapes(inputs)
+        """Take over what `state_dict` returned.
 
-    def read_mask(self, saved: list[bool] | None) -> np.ndarray | None:
-        """Read a mask (number of candidates,) from a checkpoint, where it is a list; None stays None."""
-        if saved is None:
-            return None
-        with refusing("The checkpoint's choice of branches is damaged"):
-            return np.array(saved, dtype=bool).reshape(len(self.block_ids))
+        Raises:
+            ValueError: if it is of a search over other blocks.
+        """
+        if [(name, tuple(names)) for name, names in state['candidates'].items()] != [*self.candidates.items()]:
+            raise ValueError('The checkpoint is of a search over other blocks; resume with the config it came from.')
+        self.generator.set_state(state['generator'].cpu())
+        if state['inputs'] is not None and self.memory is not None:
+            self.set_input_shapes(
+                {name: (tuple(shape), dtype) for name, (shape, dtype) in zip(self.blocks, state['inputs'])}
+            )
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
         return flat.tensor_split(self._ends[:-1].tolist())

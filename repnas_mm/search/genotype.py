@@ -148,7 +148,7 @@ class Genotype(Mapping):
             raise TypeError(f'it must be an object with the key "blocks", got {type(data).__name__}.')
         known = {'format', 'version', 'num_branches', 'share_weights', 'source', 'blocks'}
         if unknown := sorted(set(map(str, data)) - known):
-            raise ValueError(f'unknown key {json.dumps(unknown[0])}; known keys are {", ".join(sorted(known))}.')
+            raise ValueError(f'unknown key {json.dumps(unknown[0][:100])}; known keys are {", ".join(sorted(known))}.')
         if data.get('format') != FORMAT:
             raise ValueError(f'key "format" must be "{FORMAT}", got {shown(data.get("format"))}.')
         if data.get('version') != VERSION or type(data['version']) is not int:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 from mmengine.dist import all_gather_object, all_reduce_params, get_rank, get_world_size, is_main_process
 
-from ...checks import refusing
 from ...registry import register
 from ..last_checkpoint import checkpoint_due, find_last_checkpoint
 from ..phases import by_iter
@@ -105,8 +104,7 @@ class ExactResumeHook(SafeLoadHook):
 
     def _restore(self) -> None:
         if self._to_restore is not None:
-            with refusing("The checkpoint's random state is damaged"):
-                set_rng_state(self._to_restore)
+            set_rng_state(self._to_restore)
             self._to_restore = None
 
     def before_val(self, runner) -> None:

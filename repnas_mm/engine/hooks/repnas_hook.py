@@ -128,9 +128,10 @@ class RepNASHook(SafeLoadHook):
         if self._resumed is not None:
             self.search.load_state_dict(self._resumed['search'])
             self.alpha_optimizer.load_state_dict(self._resumed['alpha_optimizer'])
-            self._logged = self.search.read_mask(self._resumed['logged'])
-            if (genotype := self.search.read_mask(self._resumed['genotype'])) is not None:
-                self._freeze(genotype)
+            if (logged := self._resumed['logged']) is not None:
+                self._logged = np.array(logged)
+            if (genotype := self._resumed['genotype']) is not None:
+                self._freeze(np.array(genotype))
 
     # ---- one iteration ----
 
