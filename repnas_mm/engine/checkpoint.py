@@ -53,7 +53,9 @@ def find_damage(path: str | Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+        # of what is marked as a folder (bit 4), torch reads nothing and takes whatever is in memory
+        folders = (info.filename for info in archive.infolist() if info.external_attr & 0x10)
+        return next(folders, None) or archive.testzip()
 
 
 def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:

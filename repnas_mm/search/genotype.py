@@ -250,6 +250,10 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
         genotype = Genotype.load(genotype)
     elif isinstance(genotype, Mapping) and not isinstance(genotype, Genotype):
         if 'preset' in genotype:
+            if unknown := sorted(set(genotype) - {'preset', 'num_branches', 'seed'}):
+                raise ValueError(
+                    f"genotype has unknown key {shown(unknown[0])} beside 'preset'; known are num_branches, seed."
+                )
             arguments = dict(genotype)
             return Genotype.from_preset(arguments.pop('preset'), candidates, **arguments)
         genotype = Genotype.from_dict(genotype)
