@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from mmengine.dist import all_gather_object, all_reduce_params, get_rank, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, all_reduce_params, get_rank, get_world_size
 
 from ...registry import register
 from ..last_checkpoint import checkpoint_due, find_last_checkpoint
@@ -59,8 +59,7 @@ class ExactResumeHook(SafeLoadHook):
             return
         self._resumed = checkpoint.get(KEY, [])
         if len(self._resumed) != get_world_size():
-            self._warn(
-                runner,
+            runner.logger.warning(
                 f'The resumed run draws other random numbers than it would have: its checkpoint has the states of '
                 f'{len(self._resumed)} ranks, this run has {get_world_size()}. For an exact resume, train with '
                 'ExactResumeHook and on as many ranks.',
@@ -68,16 +67,10 @@ class ExactResumeHook(SafeLoadHook):
             self._resumed = []
         seed = checkpoint.get('meta', {}).get('seed')
         if seed not in (None, runner.seed):
-            self._warn(
-                runner,
+            runner.logger.warning(
                 f'The data will come in another order than it would have: this run began with seed {runner.seed}, the '
                 f'checkpoint is of seed {seed}. For an exact resume, set randomness.seed={seed}.',
             )
-
-    @staticmethod
-    def _warn(runner, message: str) -> None:
-        if is_main_process():
-            runner.logger.warning(message)
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
