@@ -47,13 +47,13 @@ class AlphaOptimizer:
         self._model_stepped = True
 
     def start_iter(self) -> None:
-        """Before the forward: note the loss scale under which this iteration's gradients are made."""
+        """Note, before the forward, the loss scale under which this iteration's gradients are made."""
         self._model_stepped = False
         scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
         self._scale = None if scaler is None else scaler.get_scale()
 
     def finish_iter(self, update: bool = True) -> bool:
-        """After the main optimizer: step α if the model was stepped.
+        """Step α, after the main optimizer, if the model was stepped.
 
         Args:
             update: False only drops the gradients (warm-up).

@@ -124,10 +124,10 @@ def save_model(state_dict: Mapping, path: Path, cfg: Config, **meta) -> None:
 
 
 def save_subnet(subnet: nn.Module, path: Path, cfg: Config, genotype: Genotype, **meta) -> None:
-    """`save_model` of a subnet; the genotype goes with it, so that the search's config can load it too."""
+    """Save a subnet by `save_model`; the genotype goes with it, so that the search's config can load it too."""
     save_model(subnet.state_dict(), path, subnet_config(cfg, genotype), genotype=genotype.to_dict(), **meta)
 
 
 def save_fused(fused: nn.Module, path: Path, cfg: Config, new_biases: Sequence[str], **meta) -> None:
-    """`save_model` of a fused model; ``new_biases`` as in `deploy_config`."""
+    """Save a fused model by `save_model`; ``new_biases`` as in `deploy_config`."""
     save_model(fused.state_dict(), path, deploy_config(cfg, new_biases), new_biases=list(new_biases), **meta)

@@ -55,7 +55,7 @@ def is_fused(model: nn.Module) -> bool:
 
 
 def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]]) -> Fused:
-    """`fuse_model`, refused if what the model computes changes by more than `TOLERANCE`.
+    """Fuse as `fuse_model` does, refused if what the model computes changes by more than `TOLERANCE`.
 
     Args:
         model: Fused in place.
@@ -91,7 +91,7 @@ def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]]) 
 
 
 def network_output(model: nn.Module, batch: Mapping) -> list[Tensor]:
-    """`raw_output` of a batch as the dataloader gives it."""
+    """Compute `raw_output` of a batch as the dataloader gives it."""
     if isinstance(model, BaseTTAModel):  # its batches hold one batch for each augmentation
         model, batch = model.module, {key: value[0] for key, value in batch.items()}
     return raw_output(model, **model.data_preprocessor(deepcopy(batch), False))
