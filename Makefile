@@ -20,7 +20,7 @@ pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 .DELETE_ON_ERROR:
 
 demo: env
-	$(PY) tools/demo.py
+	$(PY) demo/search_demo.py
 
 # `make docs` runs the pages' commands and snippets, which takes two minutes
 TESTS := tests --ignore tests/docs/test_blocks_run.py

@@ -10,6 +10,8 @@ from setuptools.command.develop import develop
 
 ROOT = Path(__file__).resolve().parent
 MIM = ['configs', 'tools', 'model-index.yml']
+#: Of tools/, what is for a clone only: the tables of the paper and the benchmark
+CLONE_ONLY = ['reproduce.py', 'reproduction', 'benchmark.py', 'benchmarking']
 
 
 def link_mim() -> None:
@@ -35,7 +37,7 @@ class BuildPy(build_py):
         shutil.rmtree(folder, ignore_errors=True)
         for name in MIM:
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
+                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', *CLONE_ONLY))
             elif (ROOT / name).exists():
                 shutil.copy(ROOT / name, folder / name)
 

@@ -9,25 +9,21 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from PIL import Image
 
-from repnas_mm.engine.checkpoint import build_model, load_file
 from repnas_mm.engine.hooks import RepNASHook
-from repnas_mm.reproduce.latency import image_shape, latencies
 from repnas_mm.search import BRANCHES, Genotype
 from repnas_mm.utils import atomic_write
-from repnas_mm.utils.cli import set_loader_defaults
 from repnas_mm.visualization.figure import to_image
+from runs import CONFIGS, latency_before_and_after_fusing, load_config, train
 
-CONFIG = Path(__file__).resolve().parents[1] / 'configs' / 'odbb_digits.py'
+CONFIG = CONFIGS / 'odbb_digits.py'
 #: How long a frame and the last one stay, in milliseconds
 FRAME, LAST_FRAME = 200, 4000
 
 
-class Watch(Hook):
+class SearchRecorder(Hook):
     """Remembers α and the branches kept at the start and after every epoch."""
 
     def __init__(self):
@@ -89,18 +85,10 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/live_search'))
     args = parser.parse_args(argv)
-    cfg = Config.fromfile(CONFIG)
-    set_loader_defaults(cfg)
-    cfg.work_dir = str(args.work_dir)
-    runner = Runner.from_cfg(cfg)
-    watch = Watch()
-    runner.register_hook(watch, priority='LOWEST')
-    runner.train()
-
-    forms = {name: build_model(cfg, load_file(args.work_dir / f'{name}.pth')).backbone for name in ('subnet', 'fused')}
-    batch_size, channels, height, _ = image_shape(cfg)
-    seconds = latencies(forms, batch_size, height, channels_last=False, in_channels=channels)
-    unfused, fused = (1e3 * seconds[name] for name in ('subnet', 'fused'))
+    cfg, watch = load_config(CONFIG), SearchRecorder()
+    train(cfg, args.work_dir, watch)
+    batch_size = cfg.train_dataloader.batch_size
+    unfused, fused = latency_before_and_after_fusing(cfg, batch_size)
     ending = f'{batch_size} images: {unfused:.1f} ms with branches, {fused:.1f} ms fused'
     animate(watch.frames, args.work_dir / 'live_search.gif', ending)
     print(f'\n{Genotype.load(args.work_dir / "genotype.json")}\n{ending}\n{args.work_dir / "live_search.gif"}')

@@ -24,7 +24,10 @@ def shipped(*patterns: str) -> set[str]:
 
 
 MODULES = shipped('repnas_mm/**/*.py', 'repnas_mm/genotypes/*.json', 'repnas_mm/py.typed')
-MIM = shipped('configs/**/*.py', 'configs/*.yml', 'tools/*.py', 'model-index.yml')
+CLONE_ONLY = shipped(
+    'tools/reproduce.py', 'tools/reproduction/**/*.py', 'tools/benchmark.py', 'tools/benchmarking/**/*.py'
+)
+MIM = shipped('configs/**/*.py', 'configs/*.yml', 'tools/**/*.py', 'model-index.yml') - CLONE_ONLY
 
 
 @pytest.fixture(scope='module')
@@ -58,13 +61,15 @@ def test_an_sdist_holds_what_a_build_needs_and_no_more(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     assert MODULES | MIM | shipped('requirements/*.txt', 'setup.py', 'README.md', 'LICENSE') <= names
-    assert not [name for name in names if name.startswith(('tests/', 'docs/', 'work_dirs/'))]
+    assert not [name for name in names if name.startswith(('tests/', 'docs/', 'demo/', 'work_dirs/'))]
+    assert CLONE_ONLY and not CLONE_ONLY & names
 
 
 def test_a_wheel_from_the_sdist_holds_configs_tools_and_genotypes(wheel):
     names = {*zipfile.ZipFile(wheel).namelist()}
     assert MODULES | {f'repnas_mm/.mim/{path}' for path in MIM} <= names
-    assert not [name for name in names if name.startswith('tests')]
+    assert not [name for name in names if name.startswith(('tests', 'demo'))]
+    assert {name.partition('/.mim/')[2] for name in names if name.startswith('repnas_mm/.mim/')} == MIM
     assert [name for name in names if name.endswith('.dist-info/LICENSE')]
 
 
@@ -79,7 +84,8 @@ def test_the_wheel_works_where_it_is_installed(wheel, tmp_path):
         "model = get_model('odbb_a0_imagenet', backbone=dict(genotype='odbb_a0_authors', base_channels=8))\n"
         'print(model._metainfo.config.filename)\n'
     )
-    shown = run(sys.executable, '-c', code, cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(tmp_path)))
+    environment = os.environ | dict(PYTHONPATH=str(tmp_path))
+    shown = run(sys.executable, '-c', code, cwd=tmp_path, env=environment)
     lines = [line.split() for line in shown.splitlines()]
     assert lines[0] == ['repnas_mm', repnas_mm.__version__, 'in', str(package)]
     for name in ('mmengine', 'mmcv', 'mmpretrain', 'torch'):
@@ -89,7 +95,11 @@ def test_the_wheel_works_where_it_is_installed(wheel, tmp_path):
         assert [scope, 'HOOKS', *hooks] in lines
         assert [scope, 'MODELS', 'ODBBBackbone,', 'ODBBConv2d,', 'ODBBlock'] in lines
         assert [scope, 'DATASETS', 'Digits'] in lines
-    assert lines[-1] == [str(package / '.mim' / 'configs' / 'odbb_a0_imagenet.py')]
+    mim = package / '.mim'
+    assert lines[-1] == [str(mim / 'configs' / 'odbb_a0_imagenet.py')]
+    # a tool with code of its own beside it
+    shown = run(sys.executable, mim / 'tools' / 'config_cost.py', '--help', cwd=tmp_path, env=environment)
+    assert 'CONFIG' in shown
 
 
 def test_a_package_that_is_missing_or_broken_is_shown(monkeypatch, tmp_path):

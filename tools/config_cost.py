@@ -1,6 +1,6 @@
-"""What configs need to train, counted without data and without a GPU: `python tools/config_cost.py CONFIG ...`.
+"""Count what configs need to train, without data and without a GPU: `python tools/config_cost.py CONFIG ...`.
 
-Builds each model on the CPU, counts what forward and backward keep and compute, and writes a table (CSV, Markdown).
+Builds each model on the CPU, counts what forward and backward save and compute, and writes a table (CSV, Markdown).
 """
 
 import argparse
@@ -13,8 +13,8 @@ from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 
-from repnas_mm.benchmark.config_cost import config_cost
-from repnas_mm.reproduce.report import Report
+from measuring.reports import Report
+from measuring.training_cost import config_cost
 from repnas_mm.utils import check_writable
 
 
@@ -44,7 +44,7 @@ def main(argv=None) -> None:
     rows = [row(name, args) for name in args.configs]
     notes = [
         'Counted in float32, not measured on a GPU. Parameters are those in training. MiB are the activations that an '
-        'image more keeps for backward, GFLOPs those of its forward and backward. GiB are weights, gradients, the '
+        'image more saves for backward, GFLOPs those of its forward and backward. GiB are weights, gradients, the '
         'state of the optimizer and all activations of a batch; cuDNN, the allocator and DistributedDataParallel need '
         'more. '
         f'GPU-days are the operations of all forwards and backwards at {args.tflops:g} TFLOPS.'

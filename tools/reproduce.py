@@ -1,7 +1,7 @@
 """Reproduce a table or figure of the paper at a chosen scale: `python tools/reproduce.py table3 --preset digits`.
 
-Writes a CSV, a Markdown page with the paper's numbers beside ours and a figure as PNG and SVG. Started again, it goes
-on where it was interrupted. `all` makes whatever the preset has.
+Writes a CSV, a Markdown page with the paper's numbers beside ours and a figure. Started again, it goes
+on where it was interrupted. `all` makes whatever the scale has.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from repnas_mm.reproduce import ITEMS, PRESETS, Lab
-from repnas_mm.reproduce.data import find_data
 from repnas_mm.utils import check_writable
+from reproduction import ITEMS, SCALES, Lab
+from reproduction.data import find_data
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('item', choices=[*ITEMS, 'all'])
-    parser.add_argument('--preset', choices=PRESETS, required=True, help='data and scale')
+    parser.add_argument('--preset', choices=SCALES, required=True, help='scale: data, networks and epochs')
     parser.add_argument('--seeds', type=int, help='trainings of each network, with seeds from 0 on')
     parser.add_argument('--processes', type=int, default=1, help='trainings at the same time; they share the machine')
     parser.add_argument('--data-root', help='where the data is, if not where the configs say')
@@ -40,16 +40,16 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main(argv=None) -> None:
     args = parse_args(argv)
-    preset = PRESETS[args.preset]
-    items = preset.items if args.item == 'all' else [args.item]
+    scale = SCALES[args.preset]
+    items = scale.items if args.item == 'all' else [args.item]
     for item in items:
-        preset.check(item)
+        scale.check(item)
     data_root = None
-    if not set(items) <= set(preset.without_data):
-        data_root = find_data(preset, args.data_root, args.work_dir / preset.name)
-    out = args.out or args.work_dir / 'results' / preset.name
+    if not set(items) <= set(scale.without_data):
+        data_root = find_data(scale, args.data_root, args.work_dir / scale.name)
+    out = args.out or args.work_dir / 'results' / scale.name
     check_writable(out)
-    seeds = range(args.seeds or preset.seeds)
+    seeds = range(args.seeds or scale.seeds)
     for item in items:
         with open(out / f'{item}.log', 'a', encoding='utf-8') as log:
 
@@ -62,7 +62,7 @@ def main(argv=None) -> None:
             say(command)
             say(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}')
             lab = Lab(args.work_dir, CONFIGS, args.processes, data_root, say)
-            report = import_module(f'repnas_mm.reproduce.items.{ITEMS[item]}').make(lab, preset, seeds)
+            report = import_module(f'reproduction.items.{ITEMS[item]}').make(lab, scale, seeds)
             page = report.write(out, command)
             say(f'{page}')
     print(f'\n{report.to_markdown()}')

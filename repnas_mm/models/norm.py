@@ -1,4 +1,4 @@
-"""The BN at the end of a branch: built and checked, called with a gate, and read as scale and shift."""
+"""The BNs of a branch: build one, call it with a gate, read it as scale and shift, give it other statistics."""
 
 from numbers import Real
 
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checks import is_positive, refusing, shown
+from . import fast
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
-    """Build a norm that fusing can absorb: a BN or SyncBN with affine parameters and running statistics.
+    """Build a norm that folds into a convolution: a BN or SyncBN with affine parameters and running statistics.
 
     Raises:
         ValueError: for any other norm.
@@ -35,17 +36,20 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     return norm
 
 
-def call_norm(norm: nn.Module, x: Tensor, gate: Tensor | None = None, update_stats: bool = True) -> Tensor:
+def gated_norm(norm: nn.Module, x: Tensor, gate: Tensor | None = None, update_stats: bool = True) -> Tensor:
     """``gate * norm(x)``, with the gate multiplied into γ and β instead of the feature map.
 
-    z·BN(y; γ, β) = BN(y; zγ, zβ): the gate's gradient then falls out of BN's own backward and no second feature map
-    is kept for it.
+    z·BN(y; γ, β) = BN(y; zγ, zβ): the gate's gradient then falls out of BN's own backward, and no second feature map
+    is saved for it.
 
     Args:
+        norm: A BN or SyncBN.
         x: (N, C, H, W).
         gate: Scalar tensor z of Eq. 12, or None for the constant 1.
         update_stats: False leaves running statistics as they are (the second pass of a recomputation).
     """
+    if gate is not None and not fast.is_on('gate_in_norm'):
+        return gated_norm(norm, x, None, update_stats) * gate
     parameters, buffers = norm._parameters, norm._buffers
     # as torch.func.functional_call does, which takes six times as long as a small norm itself
     if gate is not None:
@@ -59,7 +63,7 @@ def call_norm(norm: nn.Module, x: Tensor, gate: Tensor | None = None, update_sta
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What the norm does in eval mode, as y -> scale·y + shift: γ/σ and β - μγ/σ, each (C,), detached float64."""
+    """Scale γ/σ and shift β - μγ/σ, each (C,), of the norm in eval mode, y -> scale·y + shift; detached float64."""
     mean, var, gamma, beta = (
         t.detach().double() for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
@@ -68,7 +72,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def border_value(norm: nn.Module) -> Tensor:
-    """The norm's answer to a zero pixel (β - μγ/σ, running statistics), (C,), detached: what border padding pads."""
+    """Output of the norm for a zero pixel, β - μγ/σ with running statistics, (C,), detached; border padding pads it."""
     return scale_and_shift(norm)[1].to(norm.weight.dtype)
 
 

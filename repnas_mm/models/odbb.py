@@ -1,6 +1,6 @@
 """The optimal diverse branch block (paper 3.2): many linear branches while training, one convolution afterwards."""
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -14,11 +14,12 @@ from ..checks import check_counts, check_flags, is_count, refusing, shown
 from ..registry import register
 from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
-from . import reparam
-from .branches import BlockCall, conv2d, new_kernel
-from .moments import exact
+from . import loading, reparam
+from .block_call import BlockCall
+from .branches import new_kernel
+from .fast import stem
 from .norm import move_statistics
-from .warm_start import CARRIER, carried, pop_plain
+from .warm_start import MAIN_BRANCH
 
 
 @register('MODELS')
@@ -101,12 +102,13 @@ class ODBBlock(BaseModule):
         # ζ of the current sample (Eq. 11) and λ; without noise z is the constant 1
         self.noise: Tensor | None = None
         self.temperature = 1.0
-        # whether ordinary weights were loaded and no training batch has passed since
+        # True after ordinary weights were loaded, until the first training batch has passed
         self.warm_started = False
 
         self.register_parameter('weight', None)
         self.register_parameter('alpha', None)
-        self.register_buffer('active', None)
+        #: Names of the branches that the next forward computes, in the fixed order
+        self.active_branches = kept
         if deploy:
             self.reparam = self._new_reparam()
             return
@@ -120,8 +122,6 @@ class ODBBlock(BaseModule):
         if branches is None:
             # small and random, so that a ranking of untrained alphas does not prefer early blocks
             self.alpha = nn.Parameter(1e-3 * torch.randn(len(kept)))
-            self.active = torch.ones(len(kept), dtype=torch.bool)
-        self.active_branches = kept
 
     def _check_branches(self, branches: Iterable[str]) -> tuple[str, ...]:
         """``branches`` in the fixed order, or a ValueError that says which one is wrong."""
@@ -145,8 +145,15 @@ class ODBBlock(BaseModule):
 
     @property
     def searchable(self) -> bool:
-        """Whether a search may choose among this block's branches: search form and not frozen."""
+        """True if a search may choose among this block's branches: search form and not frozen."""
         return self.alpha is not None and self.alpha.requires_grad
+
+    @property
+    def active(self) -> Tensor | None:
+        """One bool a candidate, True for `active_branches`, as checkpoints hold it; None but in search form."""
+        if self.alpha is None:
+            return None
+        return torch.tensor([name in self.active_branches for name in self.candidates])
 
     def set_active(self, active: Tensor | Iterable[bool], noise: Tensor | None = None, temperature: float = 1.0):
         """Compute only these candidates from the next forward on (search form).
@@ -157,29 +164,25 @@ class ODBBlock(BaseModule):
                 the gradient of Eq. 12 in the backward pass. None: z is the constant 1.
             temperature: λ of Eq. 11.
         """
-        if self.active is None:
+        if self.alpha is None:
             raise RuntimeError('set_active is for blocks in search form; this one is a subnet or fused.')
         if noise is not None and noise.shape != self.alpha.shape:
             raise ValueError(f'noise must have shape {tuple(self.alpha.shape)}, got {tuple(noise.shape)}.')
-        active = torch.as_tensor(active, dtype=torch.bool)
-        self.active_branches = self._names(active.tolist())
-        self.active.copy_(active)
-        self.noise, self.temperature = noise, temperature
-
-    def _names(self, active: list[bool]) -> tuple[str, ...]:
-        if len(active) != len(self.candidates) or not any(active):
+        mask = torch.as_tensor(active, dtype=torch.bool).tolist()
+        if len(mask) != len(self.candidates) or not any(mask):
             raise ValueError(
                 f'active must have one bool for each of {", ".join(self.candidates)}, at least one of them True, '
-                f'got {active}.'
+                f'got {mask}.'
             )
-        return tuple(name for name, kept in zip(self.candidates, active) if kept)
+        self.active_branches = tuple(name for name, kept in zip(self.candidates, mask) if kept)
+        self.noise, self.temperature = noise, temperature
 
     def forward(self, x: Tensor) -> Tensor:
         if self.deploy:
             return self.act(self.reparam(x))
         if self.warm_started and self.training:
-            self._settle(x)
-        branches = partial(self._sum_branches, call=BlockCall(self._padding(x), not self.with_cp))
+            self._adopt_statistics(x)
+        branches = partial(self._sum_branches, call=BlockCall(self._padding(x), recompute=not self.with_cp))
         if self.with_cp and x.requires_grad:
             out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -190,14 +193,28 @@ class ODBBlock(BaseModule):
         """Zero pixels left of, right of, above and below ``x`` for the K×K window."""
         return (self.kernel_size // 2,) * 4
 
-    @torch.no_grad()
-    def _settle(self, x: Tensor) -> None:
-        """Give the loaded branch's BN the statistics of its first training batch, without changing what it computes.
+    def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
+        z = None
+        if self.noise is not None and torch.is_grad_enabled():
+            z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
+        with call:
+            if stem.applies(self):
+                return stem.forward(self, x, z, call)
+            out = None
+            for name in self.active_branches:
+                y = self.branches[name](x, self.weight, z[name] if z else None, call)
+                # in place: BN's backward needs its input, not its output
+                out = y if out is None else out.add_(y)
+        return out
 
-        Until then they are 0 and 1, and a BN in training mode, which normalizes by the batch, would compute another
-        function than the one loaded.
+    @torch.no_grad()
+    def _adopt_statistics(self, x: Tensor) -> None:
+        """Give the main branch's BN the statistics of its first training batch, without changing what it computes.
+
+        After a warm start they are 0 and 1, and a BN in training mode, which normalizes by the batch, would compute
+        another function than the one loaded.
         """
-        branch = self.branches[CARRIER]
+        branch = self.branches[MAIN_BRANCH]
         if branch.norm.training:
             y = branch.linear(x, self.weight, BlockCall(self._padding(x)))
             y = y.to(torch.promote_types(y.dtype, torch.float32))
@@ -208,52 +225,11 @@ class ODBBlock(BaseModule):
             move_statistics(branch.norm, mean, (square - mean.square()).clamp_min(0))
         self.warm_started = False
 
-    def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
-        z = None
-        if self.noise is not None and torch.is_grad_enabled():
-            z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
-        if self._folds():
-            return self._one_convolution(x, z, call)
-        out = None
-        with call:
-            for name in self.active_branches:
-                y = self.branches[name](x, self.weight, z[name] if z else None, call)
-                # in place: BN's backward needs its input, not its output
-                out = y if out is None else out.add_(y)
-        return out
-
-    def _folds(self) -> bool:
-        """Whether all branches shall be one convolution in training, too, with statistics from moments of patches.
-
-        That is in a stem, where a patch of the input has fewer values than the output has channels: its moments cost
-        no more than one convolution, and the BNs of all branches go without feature maps. A SyncBN is left to itself.
-        """
-        patch = (self.in_channels + 1) * self.kernel_size**2
-        if self.groups > 1 or patch > self.out_channels:
-            return False
-        active = [self.branches[name] for name in self.active_branches]
-        norms = (norm for branch in active for norm in branch.children())
-        return all(branch.foldable for branch in active) and all(
-            type(norm) is nn.BatchNorm2d and norm.training for norm in norms
-        )
-
-    def _one_convolution(self, x: Tensor, z: dict[str, Tensor] | None, call: BlockCall) -> Tensor:
-        """Sum of the active branches in training mode, exact, as one convolution over ``x`` and a channel of ones."""
-        with call, exact(x.device):
-            with_ones, _ = call.patches(x, self.kernel_size, self.stride)
-            kernel, bias = reparam.add_kernels(
-                [
-                    self.branches[name].as_one_convolution(x, self.weight, z[name] if z else None, call)
-                    for name in self.active_branches
-                ]
-            )
-        return conv2d(with_ones, kernel, self.stride, call.padding, 1, bias)
-
     @torch.no_grad()
     def get_equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
         """Kernel (out, in // groups, K, K) and bias (out,) of the one convolution that equals the active branches.
 
-        Computed in float64 and returned in the parameters' dtype; the block does not change (Eq. 1-4).
+        In eval mode. Computed in float64 and returned in the parameters' dtype; the block does not change (Eq. 1-4).
         """
         if self.deploy:
             return self.reparam.weight.detach(), self.reparam.bias.detach()
@@ -272,7 +248,7 @@ class ODBBlock(BaseModule):
         self.branches = nn.ModuleDict({name: self.branches[name] for name in kept})
         if not any(branch.uses_kernel for branch in self.branches.values()):
             self.weight = None
-        self.alpha = self.active = self.noise = None
+        self.alpha = self.noise = None
         self.active_branches = kept
 
     def switch_to_deploy(self) -> None:
@@ -285,7 +261,7 @@ class ODBBlock(BaseModule):
         self.reparam.train(self.training)
         self.reparam.requires_grad_(any(p.requires_grad for p in self.branches.parameters()))
         del self.branches
-        self.weight = self.alpha = self.active = self.noise = None
+        self.weight = self.alpha = self.noise = None
         self.deploy = True
 
     def _new_reparam(self) -> nn.Conv2d:
@@ -298,73 +274,14 @@ class ODBBlock(BaseModule):
             groups=self.groups,
         )
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.alpha is not None:
+            destination[f'{prefix}active'] = self.active
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        eps = 1e-5 if self.deploy else next(iter(self.branches.values())).norm.eps
-        plain = pop_plain(state_dict, prefix, self.groups, eps)
-        if any(key.startswith(f'{prefix}branches.') for key in state_dict):
-            self.warm_started = False  # a resume: the first batch has long passed
-        if plain is not None:
-            state_dict.update({prefix + key: value for key, value in self._from_plain(prefix, *plain).items()})
-        self._check_fits(state_dict, prefix)
+        loading.prepare(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.active is not None:
-            self.active_branches = self._names(self.active.tolist())
-
-    def _from_plain(self, prefix: str, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:
-        """State dict of this block that computes an ordinary convolution."""
-        shape = (self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
-        if kernel.shape != shape:
-            raise ValueError(
-                f"The checkpoint's convolution '{prefix[:-1]}' has a kernel of shape {tuple(kernel.shape)}, the "
-                f"model's has {shape}; is it of another arch?"
-            )
-        if self.deploy:
-            return {'reparam.weight': kernel, 'reparam.bias': bias}
-        if CARRIER not in self.branches:
-            raise ValueError(
-                f"Block '{prefix[:-1]}' has no branch '{CARRIER}' to hold the checkpoint's plain convolution; use a "
-                f"genotype that keeps '{CARRIER}' in every block."
-            )
-        self.warm_started = True
-        return carried(self, kernel, bias)
-
-    def _check_fits(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Raise ValueError if the checkpoint has this block in another form: loaders that are not strict would not."""
-        own = self.state_dict()
-        if self.alpha is None and not self.deploy and f'{prefix}alpha' in state_dict:
-            # a subnet takes its part of a search
-            for key in [key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in own]:
-                del state_dict[key]
-        given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        if not given:
-            return  # not in this checkpoint, which the loader reports
-        if self.deploy and any(key.startswith('branches.') for key in given):
-            raise ValueError(
-                f"The checkpoint holds block '{prefix[:-1]}' unfused, but the model has it fused; build the model with "
-                'deploy=False.'
-            )
-        if odd := sorted(given.keys() ^ own.keys()):
-            there, here = (
-                ', '.join(dict.fromkeys(key.split('.')[1] for key in keys if key.startswith('branches.')))
-                for keys in (given, own)
-            )
-            hint = (
-                'it is of another arch or share_weights.'
-                if there == here
-                else 'build the model with the genotype and share_weights of the checkpoint.'
-            )
-            raise ValueError(
-                f"The checkpoint's block '{prefix[:-1]}' has branches {there}, the model's has {here}, and they "
-                f"differ in '{odd[0]}'; {hint}"
-            )
-        for key, value in own.items():
-            if value.shape != given[key].shape:
-                raise ValueError(
-                    f"'{prefix}{key}' has shape {tuple(given[key].shape)} in the checkpoint and {tuple(value.shape)} "
-                    'in the model; is it of another arch?'
-                )
-        if self.active is not None and not given['active'].any():
-            raise ValueError(f"The checkpoint's '{prefix}active' leaves the block without a branch.")
 
     def extra_repr(self) -> str:
         form = 'deploy' if self.deploy else 'subnet' if self.alpha is None else 'search'

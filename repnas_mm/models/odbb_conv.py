@@ -12,7 +12,7 @@ from ..registry import register
 from ..search.genotype import PRESETS
 from ..search.space import candidates
 from .odbb import ODBBlock
-from .warm_start import CARRIER
+from .warm_start import MAIN_BRANCH
 
 _PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')  # nn.Conv2d's
 
@@ -135,8 +135,8 @@ class ODBBConv2d(ODBBlock):
 
     def switch_to_plain(self) -> None:
         """Become the ordinary convolution of branch ``kxk``, on the same parameter, before any training. In place."""
-        weight = self.weight if self.share_weights else self.branches[CARRIER].weight
-        bias = self.branches[CARRIER].norm.bias if self.with_bias else None
+        weight = self.weight if self.share_weights else self.branches[MAIN_BRANCH].weight
+        bias = self.branches[MAIN_BRANCH].norm.bias if self.with_bias else None
         self._become_plain(weight, bias)
 
     def _become_plain(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:

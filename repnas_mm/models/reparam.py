@@ -13,12 +13,11 @@ Pair = tuple[Tensor, Tensor]
 
 
 def crop_kernel(kernel: Tensor, height: int, width: int) -> Tensor:
-    """The ``height`` × ``width`` center of a kernel (Eq. 5), contiguous. Odd sizes."""
+    """The ``height`` × ``width`` center of a kernel (Eq. 5), as a view. Odd sizes."""
     if kernel.shape[2:] == (height, width):
         return kernel
-    # one operation, and one in backward; on a view the CPU's channels-last convolution crashes
     rows, cols = (kernel.shape[2] - height) // 2, (kernel.shape[3] - width) // 2
-    return F.pad(kernel, (-cols, -cols, -rows, -rows))
+    return kernel[:, :, rows : rows + height, cols : cols + width]
 
 
 def pad_kernel(kernel: Tensor, size: int) -> Tensor:
@@ -27,8 +26,8 @@ def pad_kernel(kernel: Tensor, size: int) -> Tensor:
     return F.pad(kernel, (cols, cols, rows, rows))
 
 
-def fuse_norm(kernel: Tensor, scale: Tensor, shift: Tensor) -> Pair:
-    """A bias-free conv followed by y -> scale·y + shift, as one conv (Eq. 1).
+def fold_norm(kernel: Tensor, scale: Tensor, shift: Tensor) -> Pair:
+    """Fold y -> scale·y + shift into the bias-free conv before it (Eq. 1).
 
     For a BN, ``scale`` = γ/σ and ``shift`` = β - μγ/σ, both of shape (out,).
     """
@@ -38,7 +37,7 @@ def fuse_norm(kernel: Tensor, scale: Tensor, shift: Tensor) -> Pair:
 def fuse_sequence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], groups: int = 1) -> Pair:
     """A 1×1 conv and the K×K conv behind it, both in ``groups`` groups, as one K×K conv (Eq. 3).
 
-    Exact when whatever is padded between the two is the first conv's bias, that is, its answer to a zero pixel.
+    Exact when whatever is padded between the two is the first conv's bias, that is, its output for a zero pixel.
 
     Args:
         first: kernel (mid, in // groups, 1, 1) and bias (mid,).
@@ -48,7 +47,7 @@ def fuse_sequence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], g
         kernel (out, in // groups, K, K) and bias (out,).
     """
     (kernel1, bias1), (kernel2, bias2) = first, second
-    return merge_pointwise(kernel1, kernel2, groups), answer_to_constant(kernel2, bias1, groups) + bias2
+    return merge_pointwise(kernel1, kernel2, groups), constant_response(kernel2, bias1, groups) + bias2
 
 
 def merge_pointwise(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
@@ -65,19 +64,16 @@ def merge_pointwise(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
     return merged.view(-1, groups, width, *size).transpose(0, 1).flatten(0, 1)
 
 
-def answer_to_constant(kernel: Tensor, constant: Tensor, groups: int = 1) -> Tensor:
-    """What a conv makes of an image that has one value a channel, (in,), and no border: (out,)."""
+def constant_response(kernel: Tensor, constant: Tensor, groups: int = 1) -> Tensor:
+    """Output (out,) of a conv for an image of one value a channel, (in,), away from its border."""
     by_group = kernel.sum((2, 3)).view(groups, -1, kernel.shape[1])
     return (by_group @ constant.view(groups, -1, 1)).flatten()
 
 
 def identity_kernel(channels: int, groups: int = 1, size: int = 1, **factory) -> Tensor:
     """The ``size`` × ``size`` kernel that copies each of ``channels`` channels, in ``groups`` groups."""
-    width = channels // groups
-    kernel = torch.zeros(channels, width, size, size, **factory)
-    index = torch.arange(channels)
-    kernel[index, index % width, size // 2, size // 2] = 1
-    return kernel
+    identity = torch.eye(channels // groups, **factory).repeat(groups, 1)
+    return pad_kernel(identity[:, :, None, None], size)
 
 
 def avg_pool_kernel(channels: int, size: int, groups: int = 1, **factory) -> Tensor:

@@ -9,14 +9,14 @@ from ..checks import refusing
 from . import reparam
 
 #: The branch that takes over a whole convolution; at first its BN is the identity and those of all others give zero.
-CARRIER = 'kxk'
+MAIN_BRANCH = 'kxk'
 
-#: α of the carrier, where the others have about 0: it is then drawn in 19 of 20 comparisons with another branch, so
+#: α of the main branch, where the others have about 0: it is then drawn in 19 of 20 comparisons with another branch, so
 #: that a search starts near the loaded network and may still leave it.
 HEAD_START = 4.0
 
 
-def pop_plain(state_dict: MutableMapping[str, Tensor], prefix: str, groups: int, eps: float):
+def pop_convolution(state_dict: MutableMapping[str, Tensor], prefix: str, groups: int, eps: float):
     """Take an ordinary convolution at ``prefix`` out of ``state_dict``, or leave it as it is.
 
     Understood are a plain convolution (``weight``, ``bias``), a fused ODBB block (``reparam``) and mmpretrain's
@@ -28,6 +28,9 @@ def pop_plain(state_dict: MutableMapping[str, Tensor], prefix: str, groups: int,
 
     Returns:
         Kernel (out, in // groups, K, K) and bias (out,), or None where the keys are an unfused ODBB block's or absent.
+
+    Raises:
+        ValueError: for a RepVGG block that is not whole.
     """
     keys = {key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)}
     if any(key.startswith('branches.') for key in keys):
@@ -62,27 +65,32 @@ def _fuse_repvgg(state: dict[str, Tensor], groups: int, eps: float) -> reparam.P
             )
             scale = gamma / (var + eps).sqrt()
             kernel = kernel.to(scale).double()
-            pairs.append(reparam.fuse_norm(reparam.pad_kernel(kernel, size), scale, beta - mean * scale))
+            pairs.append(reparam.fold_norm(reparam.pad_kernel(kernel, size), scale, beta - mean * scale))
     kernel, bias = reparam.add_kernels(pairs)
     return kernel.to(main.dtype), bias.to(main.dtype)
 
 
-def carried(block: nn.Module, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """State dict of an unfused ``block`` whose carrier computes a whole convolution and whose other branches give 0.
+def warm_state(block: nn.Module, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """State dict of an unfused ``block`` whose main branch computes a convolution and whose other branches give 0.
 
     The others are there to learn: their BN's weight starts at 0 but has a gradient, as a zero-initialized residual
-    branch has. A frozen block, which nothing will change, computes the carrier alone.
+    branch has. A frozen block, which nothing will change, computes the main branch alone.
+
+    Args:
+        block: `ODBBlock`.
+        kernel: Of the convolution, (out, in // groups, K, K).
+        bias: Of the convolution, (out,).
     """
     state = {name: value.detach().clone() for name, value in block.state_dict().items()}
-    state['weight' if block.share_weights else f'branches.{CARRIER}.weight'] = kernel
+    state['weight' if block.share_weights else f'branches.{MAIN_BRANCH}.weight'] = kernel
     for name, branch in block.branches.items():
         norm = f'branches.{name}.norm.'
         for key, value in (('weight', 0), ('bias', 0), ('running_mean', 0), ('running_var', 1 - branch.norm.eps)):
             state[norm + key].fill_(value)
-    state[f'branches.{CARRIER}.norm.weight'].fill_(1)
-    state[f'branches.{CARRIER}.norm.bias'] = bias
+    state[f'branches.{MAIN_BRANCH}.norm.weight'].fill_(1)
+    state[f'branches.{MAIN_BRANCH}.norm.bias'] = bias
     if block.alpha is not None:
-        index = block.candidates.index(CARRIER)
+        index = block.candidates.index(MAIN_BRANCH)
         state['alpha'][index] = HEAD_START
         if not block.searchable:
             state['active'] = torch.arange(len(block.candidates)) == index

@@ -16,7 +16,7 @@ def demo():
 
 
 def test_every_epoch_is_a_frame_with_its_alpha_and_branches(demo, small_cfg, run):
-    watch = demo.Watch()
+    watch = demo.SearchRecorder()
     run(small_cfg, watch)
     assert [frame['epoch'] for frame in watch.frames] == [0, 1, 2, 3, 4, 5, 6]
     assert [frame['phase'] for frame in watch.frames] == ['start', *2 * ['warmup'], *2 * ['search'], *2 * ['frozen']]

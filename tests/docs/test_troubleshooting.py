@@ -1,4 +1,4 @@
-"""Every message that repnas_mm raises is on the page that explains them."""
+"""Every message that repnas_mm, its tools and its demos raise is on the page that explains them."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import pytest
 from pages import ROOT
 
 PAGE = (ROOT / 'docs/troubleshooting.md').read_text(encoding='utf-8')
-SOURCES = sorted([*(ROOT / 'repnas_mm').rglob('*.py'), *(ROOT / 'tools').glob('*.py')])
+SOURCES = sorted(path for folder in ('repnas_mm', 'tools', 'demo') for path in (ROOT / folder).rglob('*.py'))
 #: On the page and here: what is filled in
 GAP = '…'
 

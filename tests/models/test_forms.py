@@ -187,7 +187,7 @@ def test_shared_branches_own_no_kernel_and_unshared_ones_share_none(share_weight
 @sharing
 def test_the_first_1x1_starts_as_the_identity_where_it_cannot_inherit(share_weights):
     block = ODBBlock(4, 6, share_weights=share_weights)
-    inner = block.branches['1x1_kxk'].inner_kernel(block.weight)
+    inner = block.branches['1x1_kxk'].pointwise_kernel(block.weight)
     assert torch.equal(inner[:, :, 0, 0], torch.eye(4))
     assert block.branches['1x1_kxk'].delta.requires_grad
 

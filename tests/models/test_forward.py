@@ -8,6 +8,8 @@ from blocks import make_block, make_image, mask_of, masks
 from reference import Reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repnas_mm.models.fast.stem import applies
+
 sharing = pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
 
 
@@ -78,7 +80,7 @@ def test_a_stem_is_computed_branch_by_branch_where_moments_are_wrong_or_dear(cha
         stem = torch.nn.SyncBatchNorm.convert_sync_batchnorm(stem)
     if change == 'norm_eval':
         stem.branches['kxk'].norm.eval()
-    assert not stem._folds()
+    assert not applies(stem)
 
 
 def test_a_forward_in_training_moves_the_statistics_of_active_branches_only():
@@ -123,9 +125,9 @@ def test_dropped_branches_are_not_computed_and_a_shared_1x1_is_computed_once(str
         with Count() as count:
             block(x)
         names = block.active_branches
-        assert count.convolutions == sum(CONVOLUTIONS[name] for name in names) - (
-            (folded and '1x1_kxk' in names) or (share_weights and not folded and {'1x1', '1x1_avg'} <= set(names))
-        ), names
+        merged = folded and '1x1_kxk' in names
+        shared = share_weights and not folded and {'1x1', '1x1_avg'} <= set(names)
+        assert count.convolutions == sum(CONVOLUTIONS[name] for name in names) - (merged or shared), names
         inner_norms = 0 if folded else ('1x1_kxk' in names) + ('1x1_avg' in names)
         assert count.norms == len(names) + inner_norms, names
         assert count.poolings == ('1x1_avg' in names), names

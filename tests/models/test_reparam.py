@@ -73,7 +73,7 @@ def test_fuse_norm_is_the_convolution_and_its_batch_norm(size, groups, inputs, o
     kernel = randn(channels, inputs, size, size, seed=seed + 1)
     gamma, beta, mean, log_var = randn(4, channels, seed=seed + 2)
     scale = gamma / (log_var.exp() + 1e-5).sqrt()
-    fused = reparam.fuse_norm(kernel, scale, beta - mean * scale)
+    fused = reparam.fold_norm(kernel, scale, beta - mean * scale)
     assert_same(
         F.conv2d(x, *fused, stride, size // 2, groups=groups),
         F.batch_norm(
@@ -129,7 +129,7 @@ def test_arguments_stay_as_they_are():
     first, second = (randn(4, 2, 1, 1, seed=0), randn(4, seed=1)), (randn(4, 2, 3, 3, seed=2), randn(4, seed=3))
     arguments = [*first, *second]
     before = [t.clone() for t in arguments]
-    reparam.fuse_norm(*first, second[1])
+    reparam.fold_norm(*first, second[1])
     reparam.fuse_sequence(first, second, 2)
     reparam.add_kernels([second, second])
     reparam.pad_kernel(first[0], 3).zero_()

@@ -22,9 +22,9 @@ from mmengine.config import Config
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tests')]
 
-import train  # noqa: E402
 from small_search import in_iterations, small_search  # noqa: E402
 
+import train  # noqa: E402
 from repnas_mm.engine.checkpoint import load_file  # noqa: E402
 from repnas_mm.engine.last_checkpoint import find_last_checkpoint  # noqa: E402
 

@@ -1,7 +1,9 @@
 """tools/benchmark.py: one command, tables and a plot."""
 
 import csv
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from scripts import load_script
@@ -20,11 +22,22 @@ def test_it_writes_tables_a_figure_and_the_command(tool, tmp_path, monkeypatch):
     args = ['--image-size', '32', '--batch-size', '2', '--draws', '1', '--out', str(tmp_path)]
     tool.main(['--measures', 'kept', 'growth', *args])
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {'benchmark.csv', 'benchmark.md', 'growth.csv', 'growth.md', 'growth.png', 'growth.svg'}
+    assert names == {'benchmark.csv', 'benchmark.md', 'growth.csv', 'growth.md', 'growth.png'}
     rows = list(csv.DictReader((tmp_path / 'benchmark.csv').open()))
-    assert {row['what'] for row in rows} >= {'bytes kept ÷ stock RepVGG', 'bytes kept ÷ naive'}
+    for rival in ('stock RepVGG', 'naive'):
+        assert f'bytes saved for backward ÷ {rival}' in {row['what'] for row in rows}
     assert 'python tools/benchmark.py --measures kept growth' in (tmp_path / 'benchmark.md').read_text()
     assert len(list(csv.DictReader((tmp_path / 'growth.csv').open()))) == 6
+
+
+def test_fast_paths_are_a_table_of_their_own(tool, tmp_path, monkeypatch):
+    paths = SimpleNamespace(PATHS={'one': 'a saving'}, without=lambda *names: nullcontext())
+    monkeypatch.setattr('repnas_mm.models.fast', paths, raising=False)
+    tool.main(['--settings', 'digits', '--measures', 'tricks', '--draws', '2', '--out', str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {'tricks.csv', 'tricks.md'}
+    (row,) = csv.DictReader((tmp_path / 'tricks.csv').open())
+    assert (row['setting'], row['fast path'], row['draws']) == ('digits, 64 × 16²', 'one', '2')
+    assert '`one`: a saving' in (tmp_path / 'tricks.md').read_text()
 
 
 @pytest.mark.parametrize('option', ['--draws', '--image-size', '--batch-size'])

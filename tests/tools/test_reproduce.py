@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from repnas_mm.reproduce import PRESETS, Lab
+from reproduction import SCALES, Lab
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -14,16 +14,16 @@ def reproduce(*arguments):
     runpy.run_path(str(ROOT / 'tools' / 'reproduce.py'))['main']([str(a) for a in arguments])
 
 
-def test_an_item_that_the_preset_has_not(tmp_path):
-    with pytest.raises(ValueError, match=r"^Preset 'coco' has no figure4; presets that have it: digits, .*imagenet\.$"):
+def test_an_item_that_the_scale_has_not(tmp_path):
+    with pytest.raises(ValueError, match=r"^Scale 'coco' has no figure4; scales that have it: digits, .*imagenet\.$"):
         reproduce('figure4', '--preset', 'coco', '--work-dir', tmp_path / 'work')
     assert not (tmp_path / 'work').exists()
 
 
-@pytest.mark.parametrize('preset', ['fashion', 'cifar10', 'imagenet'])
-def test_absent_data_before_any_work(preset, tmp_path):
-    with pytest.raises(FileNotFoundError, match=rf"^Preset '{preset}' needs .*--data-root\.$"):
-        reproduce('figure4', '--preset', preset, '--work-dir', tmp_path / 'work', '--data-root', tmp_path / 'none')
+@pytest.mark.parametrize('scale', ['fashion', 'cifar10', 'imagenet'])
+def test_absent_data_before_any_work(scale, tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"^Scale '{scale}' needs .*--data-root\.$"):
+        reproduce('figure4', '--preset', scale, '--work-dir', tmp_path / 'work', '--data-root', tmp_path / 'none')
     assert not (tmp_path / 'work').exists()
 
 
@@ -38,7 +38,7 @@ def test_writes_table_figure_and_log(tmp_path, monkeypatch, capsys):
     asked = []
 
     def run(self, trainings):
-        from repnas_mm.reproduce.training import Result
+        from reproduction.training import Result
 
         trainings = list(trainings)
         asked.extend(t.name for t in trainings)
@@ -48,10 +48,10 @@ def test_writes_table_figure_and_log(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Lab, 'run', run)
     reproduce('figure4', '--preset', 'digits', '--seeds', 2, '--work-dir', tmp_path)
     out = tmp_path / 'results' / 'digits'
-    assert {path.name for path in out.iterdir()} == {f'figure4.{s}' for s in ('csv', 'md', 'png', 'svg', 'log')}
+    assert {path.name for path in out.iterdir()} == {f'figure4.{s}' for s in ('csv', 'md', 'png', 'log')}
     command = f'python tools/reproduce.py figure4 --preset digits --seeds 2 --work-dir {tmp_path}'
     assert command in (out / 'figure4.md').read_text()
     log = (out / 'figure4.log').read_text()
     assert command in log and 'trained' in log
     assert '| odbb | 52 | 2 | 90.00 ± 0.00 |' in capsys.readouterr().out
-    assert len(asked) == 2 * (4 + len(PRESETS['digits'].sweep))
+    assert len(asked) == 2 * (4 + len(SCALES['digits'].sweep))

@@ -82,12 +82,6 @@ class RepNASHook(SafeLoadHook):
         self._resumed: SearchState | None = None
 
     @property
-    def constraint(self) -> dict[str, int | str]:
-        """Whichever of ``num_branches`` and ``memory`` was given, by name."""
-        both = dict(num_branches=self.num_branches, memory=self.memory)
-        return {name: value for name, value in both.items() if value is not None}
-
-    @property
     def search(self) -> BranchSearch:
         """The state of the search, from ``before_run`` of a training on."""
         assert self._search is not None
@@ -248,6 +242,7 @@ class RepNASHook(SafeLoadHook):
             recalibrate(models[0], runner.train_dataloader, logger=runner.logger)
         if is_main_process():
             config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
-            source = dict(config=config, seed=runner.seed, iterations=runner.iter, **self.constraint)
+            constraint = dict(memory=self.memory) if self.num_branches is None else dict(num_branches=self.num_branches)
+            source = dict(config=config, seed=runner.seed, iterations=runner.iter, **constraint)
             genotype = export_search(models[0], Path(runner.work_dir), runner.cfg, source, **run_meta(runner))
             runner.logger.info(f'{genotype} saved to {runner.work_dir}: genotype.json, its picture, subnet.pth')

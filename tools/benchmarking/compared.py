@@ -1,0 +1,79 @@
+"""The networks that are compared, each in training on one batch: stock RepVGG, the search, a subnet."""
+
+from copy import deepcopy
+
+from mmengine.optim import build_optim_wrapper
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, RepVGG
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from repnas_mm.engine.alpha_optimizer import AlphaOptimizer
+from repnas_mm.models import ODBBBackbone
+from repnas_mm.search import Genotype
+
+from .settings import Setting
+
+CLASSES = 1000
+
+
+def stock(setting: Setting) -> nn.Module:
+    """mmpretrain's RepVGG of the setting's arch, untrained."""
+    shape = dict(base_channels=setting.base_channels, in_channels=setting.in_channels)
+    if setting.layout is None:
+        return RepVGG(setting.arch, **shape)
+    arch = dict(setting.layout, group_layer_map=None, se_cfg=None)
+    strides = arch.pop('strides')
+    return RepVGG(arch, strides=strides, dilations=[1] * len(strides), out_indices=[len(strides) - 1], **shape)
+
+
+def searched(setting: Setting) -> ODBBBackbone:
+    """Our backbone of the setting's arch, in search form."""
+    arch = setting.arch if setting.layout is None else dict(setting.layout)
+    return ODBBBackbone(arch, base_channels=setting.base_channels, in_channels=setting.in_channels)
+
+
+def subnet(backbone: ODBBBackbone) -> ODBBBackbone:
+    """A copy of ``backbone`` that has nothing but its active branches."""
+    backbone = deepcopy(backbone)
+    for block in backbone.modules():
+        if hasattr(block, 'switch_to_subnet'):
+            block.switch_to_subnet()
+    return backbone
+
+
+def repvgg_branches(backbone: ODBBBackbone) -> int:
+    """The C at which the search is measured: as many branches as RepVGG has in this shape."""
+    return Genotype.from_preset('repvgg', backbone).num_branches
+
+
+class TrainingStep:
+    """One step of a classifier on one batch, with α beside the weights where ``backbone`` has it.
+
+    Args:
+        backbone: Of the setting's arch.
+        setting: Its batch size, precision, memory format and device.
+        searched_by_hook: RepNASHook will step α.
+    """
+
+    def __init__(self, backbone: nn.Module, setting: Setting, searched_by_hook: bool = False):
+        backbone = backbone.to(setting.device, memory_format=setting.memory_format)
+        head = LinearClsHead(CLASSES, setting.out_channels)
+        self.model = ImageClassifier(backbone, GlobalAveragePooling(), head=head).to(setting.device)
+        optimizer = dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        precision = dict(type='AmpOptimWrapper', dtype=setting.amp) if setting.amp else dict(type='OptimWrapper')
+        self.model.train()
+        self.optim_wrapper = build_optim_wrapper(self.model, dict(precision, optimizer=optimizer))
+        alphas = [module.alpha for module in backbone.modules() if isinstance(getattr(module, 'alpha', None), Tensor)]
+        self.alpha_optimizer = None
+        if alphas and not searched_by_hook:
+            self.alpha_optimizer = AlphaOptimizer(alphas, self.optim_wrapper, dict(type='Adam', lr=1e-4))
+        samples = [DataSample().set_gt_label(i % CLASSES) for i in range(setting.batch_size)]
+        self.batch = dict(inputs=setting.images(), data_samples=samples)
+
+    def run(self) -> None:
+        """Run forward, loss, backward and the optimizers' steps."""
+        if self.alpha_optimizer:
+            self.alpha_optimizer.start_iter()
+        self.model.train_step(self.batch, self.optim_wrapper)
+        if self.alpha_optimizer:
+            self.alpha_optimizer.finish_iter()

@@ -1,0 +1,166 @@
+"""Memory, operations and steps that a training config needs: counted from its model, without data and without a GPU."""
+
+import math
+import statistics
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from repnas_mm.engine.input_shapes import input_shapes
+from repnas_mm.search import BranchSearch, find_blocks
+from repnas_mm.search.memory import kept_bytes
+
+#: Training images, by class of the data set: those that need no look at the files, and what the public set has where
+#: nothing is downloaded yet
+SAME_FOR_ALL = {'CIFAR10': 50_000, 'FashionMNIST': 60_000}
+IF_ABSENT = {'ImageNet': 1_281_167, 'CocoDataset': 117_266}
+#: Images of the two forwards that are counted, to tell what grows with the batch; BN needs more than one
+FEW, MORE = 2, 3
+SECONDS_A_DAY = 24 * 60 * 60
+
+
+class ConfigCost(NamedTuple):
+    """Result of `config_cost`."""
+
+    #: Active branches of all blocks, 0 in a network without blocks
+    branches: float
+    #: Images a GPU and step, and GPUs
+    batch_size: int
+    gpus: int
+    #: Optimizer steps of the whole schedule
+    iterations: int
+    #: Of the model in training, all candidate branches among them
+    parameters: int
+    #: Bytes that the forward saves for backward, more with each image
+    bytes_an_image: float
+    #: Weights, gradients, the optimizer's state, and what the forward of a batch saves for backward
+    bytes_a_gpu: float
+    #: Floating-point operations of forward and backward of an image; a multiply-add is two
+    flops_an_image: float
+
+    def gpu_days(self, tflops: float) -> float:
+        """Days of all GPUs together, if they keep up so many TFLOPS."""
+        images = self.iterations * self.batch_size * self.gpus
+        return images * self.flops_an_image / (tflops * 1e12) / SECONDS_A_DAY
+
+
+def config_cost(cfg: Config, draws: int = 5) -> ConfigCost:
+    """Count what training with ``cfg`` needs in float32.
+
+    Forward and backward really run, on the CPU, with a few images of noise. In a search, which has other branches in
+    every iteration, memory and operations are means over draws from α's start. Not counted are the loss and what a
+    two-stage detector does behind its neck, which depend on the annotations; the operations of norms and other
+    element-wise layers, and of mmcv's own operators; cuDNN's workspace, and the buckets of DistributedDataParallel.
+
+    Args:
+        cfg: A config that a Runner could train.
+        draws: How many times branches are drawn where there is a search.
+
+    Raises:
+        ValueError: if the image size cannot be told from the config.
+    """
+    batch_size, *image = image_shape(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        model = MODELS.build(cfg.model).train()
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+        steps_an_epoch, gpus = _steps_an_epoch(cfg, batch_size)
+    few, more = torch.rand(FEW, *image), torch.rand(MORE, *image)
+    search = _search(cfg, model, few, batch_size)
+    saved, growth, flops, branches = [], [], [], []
+    for _ in range(draws if search else 1):
+        if search:
+            search.apply(*search.sample())
+        branches.append(sum(len(b.active_branches) for b in find_blocks(model).values() if not b.deploy))
+        saved.append(_saved_bytes(model, few))
+        growth.append((_saved_bytes(model, more) - saved[-1]) / (MORE - FEW))
+        with FlopCounterMode(display=False) as counter:
+            _forward(model, few).backward()
+        flops.append(counter.get_total_flops() / FEW)
+    bytes_an_image = statistics.fmean(growth)
+    activations = statistics.fmean(saved) + (batch_size - FEW) * bytes_an_image
+    return ConfigCost(
+        branches=statistics.fmean(branches),
+        batch_size=batch_size,
+        gpus=gpus,
+        iterations=cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs * steps_an_epoch,
+        parameters=sum(p.numel() for p in model.parameters()),
+        bytes_an_image=bytes_an_image,
+        bytes_a_gpu=_weight_bytes(model, optimizer) + activations,
+        flops_an_image=statistics.fmean(flops),
+    )
+
+
+def image_shape(cfg: Config) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of a training batch: H and W from the last transform of the pipeline that sets a size.
+
+    Raises:
+        ValueError: if no transform does.
+    """
+    dataset = cfg.train_dataloader.dataset
+    while 'pipeline' not in dataset:  # RepeatDataset and the like
+        dataset = dataset.dataset
+    sizes = [t.get('crop_size') or t.get('scale') for t in dataset.pipeline]
+    size = next((size for size in reversed(sizes) if size), None)
+    if size is None:
+        raise ValueError('No transform of the training pipeline has a crop_size or scale that tells the image size.')
+    height, width = (size, size) if isinstance(size, int) else size
+    return cfg.train_dataloader.batch_size, cfg.model.backbone.get('in_channels', 3), height, width
+
+
+def _steps_an_epoch(cfg: Config, batch_size: int) -> tuple[int, int]:
+    """(steps, GPUs), the latter as many as the batch needs for which the config's lr is meant."""
+    gpus = max(1, cfg.get('auto_scale_lr', {}).get('base_batch_size', batch_size) // batch_size)
+    dataset, times = cfg.train_dataloader.dataset, 1
+    while dataset.type == 'RepeatDataset':
+        dataset, times = dataset.dataset, times * dataset.times
+    return math.ceil(times * _num_images(dataset) / (gpus * batch_size)), gpus
+
+
+def _num_images(dataset: ConfigDict) -> int:
+    if dataset.type in SAME_FOR_ALL:
+        return dataset.get('indices') or SAME_FOR_ALL[dataset.type]
+    try:
+        return len(DATASETS.build(dataset))
+    except FileNotFoundError:
+        if dataset.type not in IF_ABSENT:
+            raise
+        return IF_ABSENT[dataset.type]
+
+
+def _search(cfg: Config, model: nn.Module, images: Tensor, batch_size: int) -> BranchSearch | None:
+    """The search that draws the branches of an iteration, or None if the config has none."""
+    hook = next((hook for hook in cfg.get('custom_hooks', ()) if hook['type'] == 'RepNASHook'), None)
+    if hook is None:
+        return None
+    blocks = {name: block for name, block in find_blocks(model).items() if block.searchable}
+    search = BranchSearch(blocks, hook.get('num_branches'), hook.get('memory'))
+    if search.needs_input_shapes():
+        with torch.no_grad():
+            inputs = input_shapes(blocks, lambda: _forward(model, images))
+        search.set_input_shapes({name: ((batch_size, *shape[1:]), dtype) for name, (shape, dtype) in inputs.items()})
+    return search
+
+
+def _forward(model: nn.Module, images: Tensor) -> Tensor:
+    """One number that needs all that the network computes."""
+    forward = model.extract_feat if hasattr(model, 'roi_head') else model
+    return sum(leaf.sum() for leaf in tree_leaves(forward(images)) if isinstance(leaf, Tensor))
+
+
+def _saved_bytes(model: nn.Module, images: Tensor) -> int:
+    return kept_bytes(lambda: _forward(model, images), (images, *model.parameters(), *model.buffers()))
+
+
+def _weight_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Weights, gradients and the state that the optimizer has after its first step."""
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    state = [leaf for leaf in tree_leaves(optimizer.state) if isinstance(leaf, Tensor)]
+    return sum(t.nbytes for t in (*model.parameters(), *model.parameters(), *model.buffers(), *state))

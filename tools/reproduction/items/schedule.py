@@ -1,0 +1,67 @@
+"""Table 3's search in one stage beside its plain network, on longer and longer schedules."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mmengine.config import Config
+
+from measuring.reports import Report, series
+
+from ..lab import Lab
+from ..random_search import DRAWS
+from ..scales import Scale
+from ..shared_trainings import ablation_network, accuracy, branches_of, search
+from ..tradeoff import draw_tradeoff
+from ..training import Training
+
+#: C of the search: what ACB has
+BRANCHES = 39
+
+
+def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
+    """Train both for every number of epochs; the search takes as many of them as on the scale's own schedule."""
+    groups = {
+        'odbb': [search(scale, BRANCHES, seed) for seed in seeds],
+        'plain': [ablation_network(scale, 'plain', seed) for seed in seeds],
+    }
+    configs = {method: group[0].load_config(lab.configs) for method, group in groups.items()}
+    trainings = {
+        (method, epochs): [stretched(training, configs[method], epochs) for training in group]
+        for epochs in reversed(scale.lengths)  # so that in the end no process is left with a long one
+        for method, group in groups.items()
+    }
+    results = lab.run(t for group in trainings.values() for t in group)
+    means = {key: accuracy(results[t] for t in group) for key, group in sorted(trainings.items())}
+    own = configs['plain'].train_cfg.max_epochs
+    branches = {'odbb': BRANCHES, 'plain': branches_of(scale, 'plain')}
+    return Report(
+        'schedule',
+        f'Table 3: one stage on longer schedules, {scale.name}',
+        [
+            {'block': method, 'branches': branches[method], 'epochs': epochs} | {'seeds': len(seeds), 'top-1 (%)': mean}
+            for (method, epochs), mean in means.items()
+        ],
+        {'': draw_tradeoff(series(means), {}, 'epochs', 'top-1 (%)')},
+        notes=[
+            f'Table 3 has {own} epochs, on which its random search takes {DRAWS * scale.short_epochs + own} in all. '
+            'Only the frozen phase of the search grows. Bars are standard errors over seeds.'
+        ],
+    )
+
+
+def stretched(training: Training, cfg: Config, epochs: int) -> Training:
+    """The training of ``cfg`` with so many epochs: its last scheduler and the frozen phase take what is added."""
+    added = epochs - cfg.train_cfg.max_epochs
+    if not added:
+        return training
+    last = len(cfg.param_scheduler) - 1
+    options = {
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': epochs,
+        f'param_scheduler.{last}.T_max': cfg.param_scheduler[last].T_max + added,
+        f'param_scheduler.{last}.end': epochs,
+    }
+    for i, hook in enumerate(cfg.custom_hooks):
+        if hook.type == 'RepNASHook':
+            options[f'custom_hooks.{i}.frozen'] = hook.frozen + added
+    return replace(training, name=f'{training.name}-{epochs}epochs', options={**training.options, **options})

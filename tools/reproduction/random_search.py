@@ -1,0 +1,53 @@
+"""Random search as in the paper, 4.1: draw genotypes, train each shortly, train the best in full."""
+
+from .lab import Lab
+from .scales import Scale
+from .shared_trainings import ACCURACY, network
+from .training import Result, Training
+
+DRAWS = 25
+
+
+def draw_and_choose(lab: Lab, scale: Scale, num_branches: int) -> tuple[int, dict[Training, Result]]:
+    """The best draw's seed, by the accuracy on held-out training images, and all results.
+
+    The test set takes no part in the choice.
+    """
+    config = scale.ablation.format('random')
+    options = dict(
+        model__backbone__genotype__num_branches=num_branches,
+        train_cfg__max_epochs=scale.short_epochs,
+        param_scheduler=dict(
+            _delete_=True,
+            type='CosineAnnealingLR',
+            T_max=scale.short_epochs,
+            end=scale.short_epochs,
+            by_epoch=True,
+            convert_to_iter_based=True,
+        ),
+        train_dataloader__dataset__indices=scale.trained_on,
+    )
+    for loader in ('val_dataloader', 'test_dataloader'):
+        options |= {
+            f'{loader}__dataset__split': 'train',
+            f'{loader}__dataset__test_mode': False,
+            f'{loader}__dataset__indices': -scale.held_out,
+        }
+    trainings = [
+        network(config, 0, f'c{num_branches}-draw{draw}-short', model__backbone__genotype__seed=draw, **options)
+        for draw in range(DRAWS)
+    ]
+    results = lab.run(trainings)
+    best = max(range(DRAWS), key=lambda draw: results[trainings[draw]].metrics[ACCURACY])
+    return best, results
+
+
+def drawn_network(scale: Scale, num_branches: int, draw: int, seed: int) -> Training:
+    """The full training of one draw."""
+    return network(
+        scale.ablation.format('random'),
+        seed,
+        f'c{num_branches}-draw{draw}',
+        model__backbone__genotype__num_branches=num_branches,
+        model__backbone__genotype__seed=draw,
+    )
