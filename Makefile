@@ -3,7 +3,7 @@
 # make lint   ruff and mypy, check only
 # make coverage     the test suite, and how much of the package it runs; half as long again
 # make docs     run what the pages show, and build them as a site in site/
-# make stress       kill and resume searches, and run a long one; minutes
+# make stress       all cases of the fuzz tests, kill and resume searches, and run a long one; half an hour
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
 
@@ -33,6 +33,7 @@ coverage: env
 	@echo "covered: $$($(PY) -m coverage report --format=total) % of the lines of repnas_mm"
 
 stress: env
+	FUZZ=all $(PY) -m pytest -n auto tests/fuzz
 	$(PY) tests/stress/kill_and_resume.py
 	$(PY) tests/stress/long_run.py
 

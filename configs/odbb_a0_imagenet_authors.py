@@ -27,4 +27,5 @@ custom_hooks = [
         alpha_optimizer=dict(type='Adam', lr=1e-4, betas=(0.5, 0.999), weight_decay=5e-4),
     ),
     dict(type='FuseHook'),
+    *_base_.run_hooks,
 ]

@@ -11,4 +11,4 @@ param_scheduler = dict(T_max=240, end=240)
 train_cfg = dict(max_epochs=240)
 
 # C as printed in the paper; RepVGG-B really has 79
-custom_hooks = [dict(type='RepNASHook', num_branches=84), dict(type='FuseHook')]
+custom_hooks = [dict(type='RepNASHook', num_branches=84), dict(type='FuseHook'), *_base_.run_hooks]

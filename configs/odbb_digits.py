@@ -65,4 +65,5 @@ custom_hooks = [
         alpha_optimizer=dict(type='Adam', lr=0.02, betas=(0.5, 0.999)),
     ),
     dict(type='FuseHook'),
+    *_base_.run_hooks,
 ]

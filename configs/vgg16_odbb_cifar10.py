@@ -24,4 +24,4 @@ param_scheduler = dict(
 train_cfg = dict(max_epochs=600)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
 
-custom_hooks = [dict(type='RepNASHook', num_branches=52), dict(type='FuseHook')]
+custom_hooks = [dict(type='RepNASHook', num_branches=52), dict(type='FuseHook'), *_base_.run_hooks]

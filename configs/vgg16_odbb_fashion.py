@@ -51,4 +51,5 @@ custom_hooks = [
         alpha_optimizer=dict(type='Adam', lr=0.025, betas=(0.5, 0.999)),
     ),
     dict(type='FuseHook'),
+    *_base_.run_hooks,
 ]

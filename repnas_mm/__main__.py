@@ -1,4 +1,4 @@
-"""``python -m repnas_mm``: what is installed here and what this package adds to it, for a report of a problem."""
+"""Print, as ``python -m repnas_mm``, the installed versions and registered classes, for a report of a problem."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -16,7 +16,7 @@ LEFT_OUT = {'PyTorch', 'TorchVision', 'MMEngine', 'numpy_random_seed', 'PyTorch 
 
 
 def version(package: str) -> str:
-    """The version that is imported, or why none is."""
+    """Name the version that is imported, or the reason why none is."""
     try:
         return import_module(package).__version__
     except ModuleNotFoundError as e:
@@ -26,7 +26,7 @@ def version(package: str) -> str:
 
 
 def registered() -> dict[str, str]:
-    """Registry -> classes of this package in it."""
+    """Map each registry to the classes of this package in it."""
     found = {}
     for scope in ('mmengine', 'mmpretrain'):
         for name, registry in sorted(vars(import_module(f'{scope}.registry')).items()):

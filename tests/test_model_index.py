@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmpretrain
 import pytest
@@ -109,6 +110,24 @@ def test_they_are_registered_once_and_only_with_their_configs(monkeypatch, tmp_p
     for _ in range(2):  # as a second import would; mmpretrain raises ValueError for a name that it knows
         model_hub.register_models()
     assert {*hub} == {*CLASSIFIERS}
+
+
+def test_other_entries_stay_as_they_are(monkeypatch):
+    other = SimpleNamespace(weights=[''])
+    hub = dict(other=other)
+    monkeypatch.setattr(mmpretrain.ModelHub, '_models_dict', hub)
+    model_hub.register_models()
+    assert other.weights == [''] and all(hub[name].weights is None for name in CLASSIFIERS)
+
+
+def test_a_list_of_models_that_raises_is_warned_about(monkeypatch):
+    hub: dict = {next(iter(CLASSIFIERS)): SimpleNamespace(filepath='of somebody else')}
+    monkeypatch.setattr(mmpretrain.ModelHub, '_models_dict', hub)
+    monkeypatch.setattr(mmpretrain.ModelHub, 'has', lambda name: False)
+    with pytest.warns(
+        UserWarning, match="mmpretrain's list of models does not take those of repnas_mm: The model name"
+    ):
+        model_hub.register_models()
 
 
 @pytest.mark.parametrize('collection, models', [('odbb', CLASSIFIERS), ('centernet-odbb', DETECTORS)])

@@ -91,7 +91,8 @@ def test_the_wheel_works_where_it_is_installed(wheel, tmp_path):
     for name in ('mmengine', 'mmcv', 'mmpretrain', 'torch'):
         assert [name, import_module(name).__version__] in lines
     for scope in ('mmengine', 'mmpretrain'):
-        assert [scope, 'HOOKS', 'FuseHook,', 'RepNASHook'] in lines
+        hooks = ['CheckFiniteHook,', 'ExactResumeHook,', 'FuseHook,', 'RepNASHook,', 'SafeLoadHook']
+        assert [scope, 'HOOKS', *hooks] in lines
         assert [scope, 'MODELS', 'ODBBBackbone,', 'ODBBConv2d,', 'ODBBlock'] in lines
         assert [scope, 'DATASETS', 'Digits'] in lines
     mim = package / '.mim'

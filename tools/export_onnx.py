@@ -11,6 +11,7 @@ from mmengine.config import Config
 from repnas_mm.engine.checkpoint import build_model, load_file
 from repnas_mm.engine.deployment import export_onnx
 from repnas_mm.engine.fusing import fuse_model, is_fused
+from repnas_mm.search import find_blocks
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -27,7 +28,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     args = parse_args(argv)
     model = build_model(Config.fromfile(args.config), load_file(args.checkpoint))
-    if not is_fused(model):
+    if find_blocks(model) and not is_fused(model):
         fuse_model(model)
     difference = export_onnx(model, args.out, args.shape)
     print(f'{args.out}: ONNX Runtime differs from torch by {difference:.1e} of the largest output')

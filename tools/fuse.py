@@ -14,7 +14,6 @@ from mmengine.config import Config
 from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, save_fused, save_model, source_meta
 from repnas_mm.engine.fusing import fuse_checked, is_fused, raw_output
 from repnas_mm.engine.repvgg_format import to_repvgg
-from repnas_mm.search import find_blocks
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -37,7 +36,7 @@ def main(argv=None) -> None:
     cfg = Config.fromfile(args.config)
     checkpoint = load_file(args.checkpoint)
     model = build_model(cfg, checkpoint)
-    if find_blocks(model) and is_fused(model):
+    if is_fused(model):
         raise ValueError(f"Checkpoint '{args.checkpoint}' is fused already.")
     images = torch.randn(2, *args.shape, generator=torch.Generator().manual_seed(0))
     fused = fuse_checked(model, partial(raw_output, inputs=images))

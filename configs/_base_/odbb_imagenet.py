@@ -11,4 +11,4 @@ param_scheduler = dict(T_max=150, end=150)
 train_cfg = dict(max_epochs=150)
 
 # C as printed in the paper, which counts three branches a layer; RepVGG-A really has 61 (5 layers have no skip)
-custom_hooks = [dict(type='RepNASHook', num_branches=66), dict(type='FuseHook')]
+custom_hooks = [dict(type='RepNASHook', num_branches=66), dict(type='FuseHook'), *_base_.run_hooks]

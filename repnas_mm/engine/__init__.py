@@ -1,6 +1,3 @@
-from .hooks import FuseHook, RepNASHook
-from .safe_globals import allow_history_buffer
+from .hooks import CheckFiniteHook, ExactResumeHook, FuseHook, RepNASHook, SafeLoadHook
 
-allow_history_buffer()
-
-__all__ = ['FuseHook', 'RepNASHook']
+__all__ = ['CheckFiniteHook', 'ExactResumeHook', 'FuseHook', 'RepNASHook', 'SafeLoadHook']

@@ -1,13 +1,15 @@
 """The separate optimizer of the architecture parameters α (Algorithm 1), next to an untouched main optimizer."""
 
 from copy import deepcopy
+from logging import Logger
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from ..checks import refusing, shown
+from ..search.sampler import NOISE_STD
 
 
 class AlphaOptimizer:
@@ -20,9 +22,16 @@ class AlphaOptimizer:
         alphas (list[nn.Parameter]): α of every searched block.
         optim_wrapper (OptimWrapper): The main one, plain or AMP.
         cfg (dict): Config of a torch optimizer.
+
+    Raises:
+        ValueError: if there are several main optimizers, or ``cfg`` builds none.
     """
 
     def __init__(self, alphas: list[nn.Parameter], optim_wrapper: OptimWrapper, cfg: dict):
+        if not isinstance(optim_wrapper, OptimWrapper) or isinstance(optim_wrapper, OptimWrapperDict):
+            raise ValueError(
+                f'RepNASHook needs one OptimWrapper for the whole model, got {type(optim_wrapper).__name__}.'
+            )
         self.alphas, self.optim_wrapper = alphas, optim_wrapper
         ids = {id(alpha) for alpha in alphas}
         for group in optim_wrapper.optimizer.param_groups:
@@ -31,25 +40,26 @@ class AlphaOptimizer:
             self.optimizer = OPTIMIZERS.build(dict(cfg, params=alphas))
             self._try_step()
         self._model_stepped = False
+        self._scale: float | None = None  # of the loss, in this iteration
         optim_wrapper.optimizer.register_step_post_hook(self._on_model_step)
 
     def _on_model_step(self, *_) -> None:
         self._model_stepped = True
 
     def start_iter(self) -> None:
-        """Before the forward: note the loss scale under which this iteration's gradients are made."""
+        """Note, before the forward, the loss scale under which this iteration's gradients are made."""
         self._model_stepped = False
         scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
         self._scale = None if scaler is None else scaler.get_scale()
 
     def finish_iter(self, update: bool = True) -> bool:
-        """After the main optimizer: step α if the model was stepped.
+        """Step α, after the main optimizer, if the model was stepped.
 
         Args:
             update: False only drops the gradients (warm-up).
 
         Returns:
-            Whether an accumulation of gradients ended, so that the next iteration starts a new one.
+            True if an accumulation of gradients ended, so that the next iteration starts a new one.
         """
         if not self.optim_wrapper.should_update():
             return False
@@ -70,6 +80,18 @@ class AlphaOptimizer:
         grads = [alpha.grad for alpha in self.alphas if alpha.grad is not None]
         torch._foreach_mul_(grads, 1 / self._scale)
         return bool(torch.stack([grad.isfinite().all() for grad in grads]).all()) if grads else True
+
+    def warn_if_too_slow(self, steps: int, logger: Logger) -> None:
+        """Warn if α cannot outgrow the noise in so many steps, so that it could not decide what is drawn."""
+        lr = self.optimizer.param_groups[0]['lr']
+        # Adam moves by about lr a step
+        if steps * lr < NOISE_STD:
+            logger.warning(
+                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by at most {steps * lr:.2g}, less than '
+                f'the noise that draws the branches (standard deviation {NOISE_STD:.1f}), so that the genotype will be '
+                "near random. Raise the lr of alpha_optimizer or train longer; on the paper's schedules steps x lr is "
+                '20 to 80.'
+            )
 
     def state_dict(self) -> dict:
         return self.optimizer.state_dict()

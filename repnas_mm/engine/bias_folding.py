@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..search.space import find_blocks
+from ..search.block import find_blocks
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
         A dict, filled when the block ends: block name -> names of the norms that take its output, unchanged, as their
         only input.
     """
-    blocks = find_blocks(model)
+    blocks = {name: model.get_submodule(name) for name in find_blocks(model)}
     inside = {module for block in blocks.values() for module in block.modules()}
     norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m not in inside}
     outputs: dict[int, tuple] = {}

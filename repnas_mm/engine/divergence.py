@@ -1,41 +1,32 @@
-"""Numbers gone bad: what is not finite, and where it began."""
+"""Numbers gone bad: the tensors of a model that are not finite, and the one where that began, in words."""
 
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..search.space import find_blocks
-from .last_checkpoint import find_last_checkpoint
+from ..search.block import Block, find_blocks
 
 
-def check_finite(model: nn.Module, losses: Mapping[str, Tensor], work_dir: str, scaled: bool = False) -> None:
-    """Stop a training whose loss, weights or BN statistics are no numbers any more.
+def find_divergence(model: nn.Module, losses: Mapping[str, Tensor], scaled: bool = False) -> str | None:
+    """Describe what of the model's state and of its losses is NaN or infinite; None if all is well.
 
     Args:
         model: The one that trains.
-        losses: What the last iteration logged.
-        work_dir: Whose newest checkpoint the message names.
-        scaled: Whether a loss scaler skips steps with bad gradients; then a bad loss may pass.
-
-    Raises:
-        FloatingPointError: one sentence that names what, where, and the checkpoint to go back to.
+        losses: Logged values of the last iteration.
+        scaled: True if a loss scaler skips steps with bad gradients; then a bad loss by itself may pass.
     """
-    tensors = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
-    where = _begin(model, tensors)
+    where = _find_start(model)
     loss = next((name for name, value in losses.items() if 'loss' in name and not _is_finite(value)), None)
     if where is None and (loss is None or scaled):
-        return
+        return None
     bad = [f"'{loss}' is {float(losses[loss].detach().mean())}"] if loss else []
     bad += [f'{where} is not finite'] if where else []
-    last = find_last_checkpoint(work_dir)
-    raise FloatingPointError(
-        f'The training diverged: {" and ".join(bad)}; {f"resume from {last!r}" if last else "start again"} with a '
-        'smaller learning rate or with clip_grad.'
-    )
+    return ' and '.join(bad)
 
 
-def _begin(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """Where numbers first went bad, as far as what is left of them shows; None if all are finite."""
+def _find_start(model: nn.Module) -> str | None:
+    """Name where numbers first went bad, as far as what is left of them shows; None if all are finite."""
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if not bad:
         return None
@@ -45,8 +36,8 @@ def _begin(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
     return _describe(find_blocks(model), name, tensors[name])
 
 
-def _describe(blocks: Mapping[str, nn.Module], name: str, tensor: Tensor) -> str:
-    """A tensor of the model in words: which branch of which block it belongs to."""
+def _describe(blocks: Mapping[str, Block], name: str, tensor: Tensor) -> str:
+    """Put a tensor of the model into words: the block and the branch that it belongs to."""
     block = next((block for block in blocks if name.startswith(f'{block}.')), None)
     if block is None:
         return f"'{name}'"

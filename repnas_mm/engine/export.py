@@ -1,4 +1,4 @@
-"""What a search leaves behind: the genotype, its picture and the multi-branch subnet."""
+"""Write the result of a search: the genotype, its picture and the multi-branch subnet."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,13 +13,13 @@ from .checkpoint import save_subnet
 
 
 def export_search(model: nn.Module, folder: Path, cfg: Config, source: Mapping, **meta) -> Genotype:
-    """Write what ``model`` (search form, its active branches final) has found into ``folder``.
+    """Write into ``folder`` what the active branches of ``model``, in search form, have come to be.
 
     Args:
         model: Not changed.
         folder: Gets genotype.json, genotype.png, genotype.svg, subnet.pth and subnet.py.
         cfg: Config of the search.
-        source: Where the genotype came from, for people to read.
+        source: Origin of the genotype, for people to read.
         **meta: For the subnet checkpoint.
     """
     genotype = Genotype.from_model(model, dict(source))

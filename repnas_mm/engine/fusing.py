@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from ..search.space import find_blocks
+from ..search.block import find_blocks, is_convolution_block
 from .bias_folding import fold_biases, unfold_bias, watch_norms
 
 #: What a model without ODBB blocks needs to have some.
@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 
 class Fused(NamedTuple):
-    """What fusing a model did."""
+    """Report of fusing a model."""
 
     #: Largest max |Δ| / max |y| over all outputs.
     difference: float
@@ -30,38 +30,36 @@ class Fused(NamedTuple):
     new_biases: list[str]
 
 
-def fuse_model(model: nn.Module, following: Mapping[str, list[str]] | None = None) -> list[str]:
+def fuse_model(model: nn.Module) -> list[str]:
     """Turn every ODBB block of ``model`` into one convolution, in place.
 
     Args:
         model: With at least one block.
-        following: Block name -> names of the norms behind it (`watch_norms`), which then take the biases of blocks that
-            stand in for a convolution without one.
 
     Returns:
-        Names of those whose bias had to stay, because no norm follows.
+        Names of the convolutions with a bias that the stock model's have not; `fold_biases` may fold them into norms.
     """
     blocks = find_blocks(model)
     if not blocks:
         raise ValueError(f'{type(model).__name__} has no ODBB block to fuse; {NO_BLOCKS_HINT}.')
-    without_bias = [name for name, block in blocks.items() if not getattr(block, 'with_bias', True)]
+    without_bias = [name for name, block in blocks.items() if is_convolution_block(block) and not block.with_bias]
     for block in blocks.values():
         block.switch_to_deploy()
-    return fold_biases(model, without_bias, following or {})
+    return without_bias
 
 
 def is_fused(model: nn.Module) -> bool:
-    """Whether no block is left to fuse."""
-    return all(block.deploy for block in find_blocks(model).values())
+    """Return True if the model has blocks and all of them are fused; convolutions that were blocks are none now."""
+    blocks = find_blocks(model)
+    return bool(blocks) and all(block.deploy for block in blocks.values())
 
 
-def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]], *copies: nn.Module) -> Fused:
-    """`fuse_model`, refused if what the model computes changes by more than `TOLERANCE`.
+def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]]) -> Fused:
+    """Fuse as `fuse_model` does, refused if what the model computes changes by more than `TOLERANCE`.
 
     Args:
         model: Fused in place.
         output: The model's raw outputs for some real input, such as `network_output` of a batch.
-        *copies: Models of the same structure with other weights (EMA's), fused likewise but not checked.
 
     Raises:
         RuntimeError: when it changes by more; the model is fused by then and should not be used.
@@ -89,13 +87,11 @@ def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]], 
             f'The fused model differs from the unfused one by {difference:.1e} of its largest output, more than '
             f'{TOLERANCE:.0e}; it is not saved. Check for NaN or tiny running variances in the BNs.'
         )
-    for copy in copies:
-        fuse_model(copy, following)
     return Fused(difference, new_biases)
 
 
 def network_output(model: nn.Module, batch: Mapping) -> list[Tensor]:
-    """`raw_output` of a batch as the dataloader gives it."""
+    """Compute `raw_output` of a batch as the dataloader gives it."""
     if isinstance(model, BaseTTAModel):  # its batches hold one batch for each augmentation
         model, batch = model.module, {key: value[0] for key, value in batch.items()}
     return raw_output(model, **model.data_preprocessor(deepcopy(batch), False))
@@ -103,7 +99,7 @@ def network_output(model: nn.Module, batch: Mapping) -> list[Tensor]:
 
 @torch.no_grad()
 def raw_output(model: nn.Module, inputs: Tensor, data_samples=None) -> list[Tensor]:
-    """The raw outputs (``mode='tensor'``) for preprocessed images, in eval mode, float32 without TF32."""
+    """Compute the raw outputs (``mode='tensor'``) for preprocessed images, in eval mode, float32 without TF32."""
     training = model.training
     model.eval()
     try:
@@ -119,7 +115,7 @@ def raw_output(model: nn.Module, inputs: Tensor, data_samples=None) -> list[Tens
 
 
 def _two_stage_output(detector: nn.Module, images: Tensor, data_samples) -> list:
-    """Features, RPN outputs and RoI outputs at fixed boxes, (x1, y1, x2, y2) in pixels.
+    """Compute features, RPN outputs and RoI outputs at fixed boxes, (x1, y1, x2, y2) in pixels.
 
     Not ``mode='tensor'``, whose RoIs are the RPN's: the last bit of a score may change their choice and order.
     """
@@ -133,14 +129,14 @@ def _two_stage_output(detector: nn.Module, images: Tensor, data_samples) -> list
 
 
 def max_difference(first: list[Tensor], second: list[Tensor]) -> float:
-    """Largest max |Δ| / max |y| over pairs of tensors; NaN if anything is not finite."""
+    """Compute the largest max |Δ| / max |y| over pairs of tensors; NaN if anything is not finite."""
     ratios = [(a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny) for a, b in zip(first, second)]
     return float(torch.stack([r.double() for r in ratios]).max())
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """No TF32 and no autocast, whatever the surroundings use."""
+    """Compute without TF32 and without autocast inside the ``with`` block, whatever the surroundings use."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     saved = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False

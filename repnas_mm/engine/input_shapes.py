@@ -1,4 +1,4 @@
-"""What arrives at every block when the model sees a batch."""
+"""Shapes and dtypes that arrive at the blocks when the model sees a batch."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def input_shapes(blocks: Mapping[str, nn.Module], forward: Callable) -> dict[str, tuple[tuple, torch.dtype]]:
-    """Block name -> (shape, dtype) of its input in one ``forward()`` of the model."""
+    """Map each block's name to (shape, dtype) of its input in one ``forward()`` of the model."""
     seen: dict[str, tuple[tuple, torch.dtype]] = {}
     handles = [
         block.register_forward_pre_hook(

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and when it writes the next."""
+"""The checkpoint that a run goes on from, and the moments at which it writes the next."""
 
 import zipfile
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import find_latest_checkpoint
 
-from .checkpoint import UNREADABLE, check_sums, load_file
+from .checkpoint import find_damage, load_file
 
 
 def resume_from(cfg: Config, checkpoint: str | None = None) -> None:
@@ -19,15 +20,18 @@ def resume_from(cfg: Config, checkpoint: str | None = None) -> None:
     """
     cfg.load_from = checkpoint or find_last_checkpoint(cfg.work_dir)
     cfg.resume = cfg.load_from is not None
-    if cfg.resume and cfg.get('randomness', {}).get('seed') is None:
-        # MMEngine takes the seed over, but only after it has built the data loaders with another one
-        cfg.merge_from_dict({'randomness.seed': load_file(cfg.load_from).get('meta', {}).get('seed')})
+    if cfg.resume:
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SafeLoadHook')]
+        if cfg.get('randomness', {}).get('seed') is None:
+            # MMEngine takes the seed over, but only after it has built the data loaders with another one
+            cfg.merge_from_dict({'randomness.seed': load_file(cfg.load_from).get('meta', {}).get('seed')})
 
 
 def find_last_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint of a work dir that was written to its end; None if there is none.
+    """Find the newest checkpoint of a work dir that was written to its end; None if there is none.
 
-    CheckpointHook writes in place: a run that was killed meanwhile leaves half a file, which this passes over.
+    CheckpointHook writes in place: a run that was killed meanwhile leaves half a file, which this passes over, where
+    MMEngine's own `find_latest_checkpoint` does not.
     """
     for path in _newest_first(Path(folder)):
         if '://' in path or is_whole(path):
@@ -36,16 +40,15 @@ def find_last_checkpoint(folder: str | Path) -> str | None:
 
 
 def is_whole(path: str | Path) -> bool:
-    """Whether a checkpoint has its end, and all of it the checksums it was written with."""
+    """Return True if a checkpoint has its end, and all of it the checksums it was written with."""
     try:
-        check_sums(path)
-        return zipfile.is_zipfile(path)
-    except (OSError, *UNREADABLE):
+        return zipfile.is_zipfile(path) and find_damage(path) is None
+    except Exception:  # half a file raises almost anything
         return False
 
 
 def checkpoint_due(runner, by_epoch: bool) -> bool:
-    """Whether a CheckpointHook is about to save, asked at the end of an epoch or of an iteration."""
+    """Return True if a CheckpointHook is about to save, asked at the end of an epoch or of an iteration."""
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.by_epoch == by_epoch:
             every = hook.every_n_epochs if by_epoch else hook.every_n_train_iters
@@ -57,8 +60,7 @@ def checkpoint_due(runner, by_epoch: bool) -> bool:
 
 def _newest_first(folder: Path) -> Iterator[str]:
     # what the run itself calls its last one: a work dir may hold longer runs from before
-    note = folder / 'last_checkpoint'
-    if note.exists() and (path := note.read_text().strip()):
+    if (folder / 'last_checkpoint').exists() and (path := find_latest_checkpoint(str(folder))):
         yield path
     saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
     yield from map(str, sorted(saved, key=lambda path: path.stat().st_mtime_ns, reverse=True))

@@ -1,7 +1,7 @@
 """BN statistics of the final genotype, where those of the search are a mixture over many."""
 
-from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .runner_models import unwrap
 
@@ -28,9 +28,18 @@ def recalibrate(model: nn.Module, dataloader, num_samples: int = 8192, logger='c
         dataloader: Of the training data.
         num_samples: Images over all ranks, at least one batch.
     """
+    from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats  # only now: it imports all of their hooks
+
     model = unwrap(model)
     training = model.training
     model.train()
     loader = _SizedLoader(dataloader)
     update_bn_stats(model, loader, max(num_samples, loader.batch_size), logger)
     model.train(training)
+
+
+def restart_statistics(model: nn.Module) -> None:
+    """Let all BNs that train gather their running statistics anew from the next batch on, in place."""
+    for module in unwrap(model).modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            module.reset_running_stats()

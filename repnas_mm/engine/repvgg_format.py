@@ -6,13 +6,13 @@ from copy import deepcopy
 from mmengine.config import Config
 from torch import Tensor
 
-from .checkpoint import type_name
+from .form_configs import type_name
 
 _COMMON = ('arch', 'in_channels', 'base_channels', 'out_indices', 'frozen_stages', 'norm_eval', 'norm_cfg', 'init_cfg')
 
 
 def to_repvgg(state_dict: Mapping[str, Tensor], cfg: Config) -> tuple[dict[str, Tensor], Config]:
-    """State dict and config with stock RepVGG's key names and type, from those of a fused ODBBBackbone.
+    """Convert state dict and config of a fused ODBBBackbone to stock RepVGG's key names and type.
 
     Raises:
         ValueError: where RepVGG has no counterpart (VGG16, kernels other than 3×3, other activations).

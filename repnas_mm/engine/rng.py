@@ -7,7 +7,7 @@ import torch
 
 
 def rng_state() -> dict:
-    """States of Python's, numpy's and torch's generators, as plain numbers and tensors."""
+    """Collect the states of Python's, numpy's and torch's generators, as plain numbers and tensors."""
     version, internal, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached = np.random.get_state()
     return dict(

@@ -1,13 +1,32 @@
-"""The copies of a model that a runner holds, without their wrappers."""
+"""The copies of a model that a runner holds, without their wrappers, and the blocks in them."""
 
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from torch import nn
 
+from ..search.block import Block, find_blocks
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside a distributed wrapper."""
     return model.module if is_model_wrapper(model) else model
+
+
+def check_unused_parameters(model: nn.Module) -> None:
+    """Raise ValueError if ``model`` is a distributed wrapper that needs a gradient of every parameter."""
+    if is_model_wrapper(model) and not getattr(model, 'find_unused_parameters', True):
+        raise ValueError(
+            'Dropped branches have no gradients, on which DistributedDataParallel waits for ever: set '
+            'find_unused_parameters=True at the top of the config.'
+        )
+
+
+def replace_model(runner, model: nn.Module) -> None:
+    """Let the runner, or its distributed wrapper, compute with ``model``."""
+    if is_model_wrapper(runner.model):
+        runner.model.module = model
+    else:
+        runner.model = model
 
 
 def _averages(runner) -> list[BaseAveragedModel]:
@@ -17,6 +36,14 @@ def _averages(runner) -> list[BaseAveragedModel]:
 def final_models(runner) -> list[nn.Module]:
     """All copies of the runner's model, the one whose weights count first: EMA's average, if there is one."""
     return [*(average.module for average in _averages(runner)), unwrap(runner.model)]
+
+
+def find_blocks_of_run(runner) -> dict[str, Block]:
+    """`find_blocks` of the runner's model; EMA's copies get the same form, whatever that changes."""
+    *averages, model = final_models(runner)
+    for average in averages:
+        find_blocks(average)
+    return find_blocks(model)
 
 
 def renew_averages(runner) -> None:

@@ -1,4 +1,4 @@
-"""The state of a search over a model's blocks: what Algorithm 1 draws, keeps and ends with."""
+"""The state of a search over a model's blocks: `BranchSearch` draws, keeps and ends with (Algorithm 1)."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import is_positive, refusing, shown
+from ..checks import is_positive, shown
+from .block import Block
 from .memory import BlockMemory, parse_bytes
 from .sampler import keep_memory, keep_number, logistic_noise
 from .space import check_num_branches
@@ -16,7 +17,7 @@ class BranchSearch:
     """Chooses the active branches of all blocks, once an iteration.
 
     Args:
-        blocks (Mapping[str, nn.Module]): Name -> searchable ODBB block.
+        blocks (Mapping[str, Block]): Name -> searchable block.
         num_branches (int, optional): Keep this many branches over all blocks.
         memory (int | str, optional): Or keep, in rank order, what fits this many bytes of activations. Exactly one
             of the two must be given.
@@ -26,7 +27,7 @@ class BranchSearch:
 
     def __init__(
         self,
-        blocks: Mapping[str, nn.Module],
+        blocks: Mapping[str, Block],
         num_branches: int | None = None,
         memory: int | str | None = None,
         temperature: float = 1.0,
@@ -58,7 +59,7 @@ class BranchSearch:
         return [block.alpha for block in self.blocks.values()]
 
     def alpha_values(self) -> np.ndarray:
-        """All α as one float64 vector: one copy from the device.
+        """All α, block after block, as one float64 vector (number of candidates,): one copy from the device.
 
         Raises:
             FloatingPointError: naming the first branch whose α is not finite.
@@ -75,31 +76,36 @@ class BranchSearch:
         return alpha
 
     def needs_input_shapes(self) -> bool:
-        """Whether the memory constraint still has to see a batch."""
+        """Return True as long as the memory constraint has not seen the shapes of a batch."""
         return self.memory is not None and self.block_memory is None
 
     def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        """(shape, dtype) of each block's input, for the memory constraint.
+        """Tell the memory constraint what arrives at the blocks.
+
+        Args:
+            inputs: Block name -> (shape, dtype) of its input.
 
         Raises:
             ValueError: unless any one branch a block fits the budget, whatever the noise prefers later in the run.
         """
+        assert self.memory is not None, 'needs_input_shapes comes first'
         self.block_memory = BlockMemory(list(self.blocks.values()), [inputs[name] for name in self.blocks])
         needed = sum(
             max(self.block_memory(i, (j,)) for j in range(len(names)))
             for i, names in enumerate(self.candidates.values())
         )
-        if self.memory < needed:  # type: ignore[operator]  # not None, or needs_input_shapes would be False
+        if self.memory < needed:
             raise ValueError(
                 f'memory={self.memory} bytes is less than the {needed} bytes that the costliest branch of every block '
                 'needs at this batch size; raise memory or lower the batch size.'
             )
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
-        """Mask of the branches that the constraint lets stay, by ``scores``."""
+        """Mask (number of candidates,) of the branches that the constraint lets stay, by ``scores`` of that shape."""
         if self.num_branches is not None:
             return keep_number(scores, self.block_ids, self.num_branches)
-        return keep_memory(scores, self.block_ids, self.memory, self.block_memory)  # type: ignore[arg-type]  # set by now
+        assert self.memory is not None and self.block_memory is not None, 'set_input_shapes comes first'
+        return keep_memory(scores, self.block_ids, self.memory, self.block_memory)
 
     def best(self) -> np.ndarray:
         """Mask of the noise-free choice by α: the genotype found so far."""
@@ -134,18 +140,18 @@ class BranchSearch:
         return dict(generator=self.generator.get_state(), inputs=inputs, candidates=self.candidates)
 
     def load_state_dict(self, state: dict) -> None:
-        with refusing("The checkpoint's state of the search is damaged"):
-            candidates = [(name, tuple(names)) for name, names in state['candidates'].items()]
-            generator = state['generator'].cpu()
-            inputs = state['inputs']
-            if inputs is not None:
-                inputs = {name: (tuple(s), d) for name, (s, d) in zip(self.blocks, inputs, strict=True)}
-        if candidates != [*self.candidates.items()]:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: if it is of a search over other blocks.
+        """
+        if [(name, tuple(names)) for name, names in state['candidates'].items()] != [*self.candidates.items()]:
             raise ValueError('The checkpoint is of a search over other blocks; resume with the config it came from.')
-        with refusing("The checkpoint's random state of the search is damaged"):
-            self.generator.set_state(generator)
-        if inputs is not None and self.memory is not None:
-            self.set_input_shapes(inputs)
+        self.generator.set_state(state['generator'].cpu())
+        if state['inputs'] is not None and self.memory is not None:
+            self.set_input_shapes(
+                {name: (tuple(shape), dtype) for name, (shape, dtype) in zip(self.blocks, state['inputs'])}
+            )
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
         return flat.tensor_split(self._ends[:-1].tolist())

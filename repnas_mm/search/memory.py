@@ -1,4 +1,4 @@
-"""Bytes of activations that a block keeps for backward, for the ``memory`` constraint of the search."""
+"""Bytes of activations that a block saves for backward, for the ``memory`` constraint of the search."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2*
 
 
 def parse_bytes(size: int | str) -> int:
-    """``'6GiB'``, ``'500 MB'`` or a number of bytes, as bytes."""
+    """Convert ``'6GiB'``, ``'500 MB'`` or a number of bytes to bytes."""
     if isinstance(size, str) and (match := re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)\s*', size)):
         number = float(match[1]) * _UNITS[match[2]]
         parsed = int(number) if math.isfinite(number) else 0
@@ -32,7 +32,7 @@ def parse_bytes(size: int | str) -> int:
 
 
 def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, kept: tuple[int, ...]) -> int:
-    """Bytes that one training forward of ``block`` keeps for backward.
+    """Bytes that one training forward of ``block`` saves for backward.
 
     The forward really runs, on a copy without data (torch's meta device). Parameters are not counted, nor is the
     input, which the module before has counted as its output.
@@ -45,7 +45,7 @@ def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, ke
     """
     copy = revert_sync_batchnorm(deepcopy(block)).to(device='meta', dtype=dtype).train()
     noise = torch.zeros(len(copy.candidates), device='meta')
-    copy.warm_started = False  # settling on the first batch's statistics is not part of a step, and needs data
+    copy.warm_started = False  # taking over the first batch's statistics is not part of a step, and needs data
     copy.set_active([j in kept for j in range(len(copy.candidates))], noise)
     x = torch.empty(shape, dtype=dtype, device='meta', requires_grad=True)
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Which branches an iteration computes (paper 3.4): noise, importance, global ranking, constraint.
+"""The sampling of Algorithm 1 (paper 3.4): noise, importance, global ranking, constraint.
 
 Everything here works on flat vectors, one entry a candidate branch of the whole model, in the order of its blocks.
 """
@@ -15,18 +15,18 @@ NOISE_STD = math.pi / math.sqrt(3)
 
 
 def logistic_noise(size: int, generator: torch.Generator) -> Tensor:
-    """ζ ~ Logistic(0, 1), float32 on the CPU: log u - log(1 - u), u uniform in (0, 1)."""
+    """Draw ζ ~ Logistic(0, 1), (size,) float32 on the CPU: log u - log(1 - u), u uniform in (0, 1)."""
     u = torch.rand(size, generator=generator, dtype=torch.float64)
     return torch.logit(u, eps=1e-12).float()
 
 
 def importance(alpha: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-    """Z = sigmoid((α + ζ) / λ), Eq. 11 with the sign of Eq. 12: a larger α means keep."""
+    """Compute Z = sigmoid((α + ζ) / λ), Eq. 11 with the sign of Eq. 12: a larger α means keep."""
     return torch.sigmoid((alpha + noise) / temperature)
 
 
 def gates(alpha: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-    """z of the kept branches: exactly 1, with ∂z/∂α = Z(1 - Z)/λ (Eq. 12, 13)."""
+    """Compute z of the kept branches: exactly 1, with ∂z/∂α = Z(1 - Z)/λ (Eq. 12, 13)."""
     z = importance(alpha, noise, temperature)
     # in this order: Z - stopgrad(Z) is exactly 0, so the sum is exactly 1 in any precision
     return 1 + (z - z.detach())
@@ -60,7 +60,7 @@ def keep_memory(
     Args:
         scores: (N,) importance or any increasing function of it.
         block_ids: (N,) number of the block each candidate belongs to.
-        budget: Bytes of activations that may be kept for backward.
+        budget: Bytes of activations that may be saved for backward.
         block_bytes: (block number, kept candidates of that block, counted within it) -> bytes. Asked for whole
             blocks, because branches that share a convolution do not add up.
     """

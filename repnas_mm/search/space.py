@@ -1,4 +1,4 @@
-"""The Rep search space (paper 3.2): which branches a block may have, how large the space is, uniform draws from it."""
+"""The Rep search space (paper 3.2): the branches that a block may have, the size of the space, uniform draws."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..checks import shown
+from .block import find_blocks
 
 #: Branch name -> branch class, in the order in which every block lists its candidates. Filled by `register_branch`.
 BRANCHES: dict[str, type[Any]] = {}
@@ -30,16 +31,8 @@ def register_branch(name: str):
 
 
 def candidates(in_channels: int, out_channels: int, stride: int) -> tuple[str, ...]:
-    """The branches that exist in a block of this shape, in the fixed order (``skip`` needs stride 1 and in = out)."""
+    """List the branches that exist in a block of this shape, in the fixed order (``skip``: stride 1 and in = out)."""
     return tuple(name for name, cls in BRANCHES.items() if cls.exists(in_channels, out_channels, stride))
-
-
-def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> block of every ODBB block in ``model``, in the model's own order, whatever form a block has.
-
-    A block is known by its protocol, not its class: whatever can ``switch_to_subnet`` is one.
-    """
-    return {name: module for name, module in model.named_modules() if hasattr(module, 'switch_to_subnet')}
 
 
 def find_candidates(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -96,7 +89,7 @@ def draw_blocks(candidates: Candidates, num_branches: int, rng: random.Random) -
 
 
 def _ways(sizes: list[int], total: int) -> list[list[int]]:
-    """``ways[i][c]``: in how many ways the blocks i, i+1, ... keep c branches together, at least one each."""
+    """Count, in ``ways[i][c]``, the ways in which blocks i, i+1, ... keep c branches together, at least one each."""
     ways = [[0] * (total + 1) for _ in range(len(sizes) + 1)]
     ways[-1][0] = 1
     for i in reversed(range(len(sizes))):

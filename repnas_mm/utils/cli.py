@@ -12,7 +12,7 @@ from .fileio import check_writable
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every runner takes."""
+    """Add the options that every runner takes: work dir, AMP, config options, launcher."""
     parser.add_argument('--work-dir', help='where logs and models go; by default work_dirs/<name of the config>')
     parser.add_argument('--amp', action='store_true', help='use automatic mixed precision')
     parser.add_argument(
@@ -24,7 +24,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config of ``args.config`` with the shared options merged in and a work dir that can be written."""
+    """Read the config ``args.config``, with the shared options merged in and a work dir that can be written."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
@@ -42,7 +42,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def _join_cpu_ranks(cfg: Config) -> None:
-    """What MMEngine does for the ranks that torchrun starts, but only where there is an accelerator."""
+    """Join the ranks that torchrun started, as MMEngine does only where there is an accelerator."""
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
@@ -60,7 +60,7 @@ def leave_ranks() -> None:
 
 
 def set_loader_defaults(cfg: Config) -> None:
-    """What mmpretrain's configs leave to its own train.py: how batches are collated, and workers that stay."""
+    """Set what mmpretrain's configs leave to its own train.py: how batches are collated, and workers that stay."""
     if cfg.get('default_scope') != 'mmpretrain':
         return
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

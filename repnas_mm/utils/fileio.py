@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of either."""
+"""Write files so that each is either the old one or the new one, never half of either."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write to, renamed to ``path`` when the block ends and deleted when it fails.
+    """Open a binary file to write to, renamed to ``path`` when the block ends and deleted when it fails.
 
     Raises:
         OSError: one sentence that names ``path``; a file already there stays as it is.
@@ -40,7 +40,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def save_atomic(checkpoint: dict, path: str | Path) -> None:
-    """torch.save to a temporary file, then rename."""
+    """Save a checkpoint by torch.save, atomically."""
     with atomic_write(path) as f:
         try:
             torch.save(checkpoint, f)

@@ -17,6 +17,8 @@ from repnas_mm.search import Genotype, find_blocks, find_candidates
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
 IMAGENET = sorted(path.stem for path in CONFIGS.glob('*_imagenet*.py'))
+#: Configs with a search: what other networks inherit from them drops the hook
+SEARCHES = [path for path in CONFIGS.glob('*.py') if 'RepNASHook' in str(Config.fromfile(path).get('custom_hooks'))]
 
 
 @pytest.fixture(scope='module')
@@ -157,6 +159,12 @@ def test_schedules_are_those_of_table_1(config, epochs, branches):
     if branches is not None:
         assert cfg.custom_hooks[0].num_branches == branches
         assert cfg.find_unused_parameters
+
+
+def test_every_search_has_the_hooks_of_a_long_run():
+    hooks = {path.stem: [hook.type for hook in Config.fromfile(path).get('custom_hooks', [])] for path in SEARCHES}
+    assert len(hooks) > 15
+    assert {*map(tuple, hooks.values())} == {('RepNASHook', 'FuseHook', 'ExactResumeHook', 'CheckFiniteHook')}
 
 
 def test_b3_keeps_repvggs_augmentation():

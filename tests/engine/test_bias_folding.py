@@ -10,7 +10,6 @@ from torch.nn.functional import relu
 from repnas_mm.engine.bias_folding import fold_biases, watch_norms
 from repnas_mm.engine.fusing import fuse_checked, fuse_model
 from repnas_mm.models import ODBBConv2d, ODBBlock
-from repnas_mm.search import find_blocks
 
 x = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -294,14 +293,6 @@ def test_in_training_mode_a_folded_bias_makes_no_difference():
     fuse_model(with_bias)
     fuse_checked(folded, outputs)
     assert_same(outputs(folded.train()), outputs(with_bias.train()))
-
-
-def test_copies_of_the_model_are_fused_alike():
-    net, average = Net(chain), randomize(Net(chain), seed=7)
-    expected = outputs(average)
-    fuse_checked(net, outputs, average)
-    assert average.a.bias is None and not find_blocks(average)
-    assert_same(outputs(average), expected)
 
 
 def test_a_searched_net_folds_what_its_active_branches_add_up_to():

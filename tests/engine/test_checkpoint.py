@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -63,11 +65,28 @@ def test_a_history_buffer_survives_safe_loading(tmp_path):
     assert loaded.statistics('max') == 3.0
 
 
-def test_a_stock_run_resumes_on_current_torch(small_cfg, run):
+def test_the_package_and_a_load_allow_nothing_for_good(tmp_path):
+    torch.save(dict(state_dict={}, history=HistoryBuffer([1.0], [1])), tmp_path / 'history.pth')
+    code = (
+        'import numpy, torch, repnas_mm\n'
+        'from torch.serialization import add_safe_globals, get_safe_globals\n'
+        'from repnas_mm.engine.checkpoint import load_file\n'
+        'from repnas_mm.engine.log_history import _pickled\n'
+        'assert not {*_pickled()} & {*get_safe_globals()}\n'
+        'add_safe_globals([numpy.ndarray])\n'
+        f"load_file('{tmp_path}/history.pth')\n"
+        'assert {*_pickled()} & {*get_safe_globals()} == {numpy.ndarray}\n'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=300)
+
+
+@pytest.mark.parametrize('hook', ['ExactResumeHook', 'FuseHook', 'SafeLoadHook'])
+def test_a_stock_run_resumes_on_current_torch(small_cfg, run, hook):
     small_cfg.model.backbone.genotype = 'plain'
-    small_cfg.custom_hooks = []
+    small_cfg.custom_hooks = [dict(type=hook)]
     run(small_cfg, stop_after=6)
     assert run(small_cfg, resume=True).iter == 18
+    assert HistoryBuffer not in torch.serialization.get_safe_globals()
 
 
 def test_search_subnet_and_fused_checkpoints_load_with_the_searchs_config(small_cfg, run):
@@ -108,7 +127,7 @@ def test_configs_that_name_classes_are_edited_too(small_cfg):
     small_cfg.custom_hooks[0].type = RepNASHook
     fused = deploy_config(small_cfg)
     assert fused.model.backbone.deploy
-    assert fused.custom_hooks == []
+    assert [hook.type for hook in fused.custom_hooks] == ['ExactResumeHook', 'CheckFiniteHook']
 
 
 def build_state(cfg):

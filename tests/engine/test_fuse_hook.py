@@ -49,7 +49,7 @@ def test_the_model_is_fused_before_the_first_test_batch(plain_training, run):
     runner.register_hook(watch)
     fused = runner.test()
     assert watch.fused
-    plain_training.update(custom_hooks=[], experiment_name='test_unfused')
+    plain_training.update(custom_hooks=[dict(type='SafeLoadHook')], experiment_name='test_unfused')
     assert fused == Runner.from_cfg(plain_training).test()
 
 
@@ -61,14 +61,15 @@ def test_with_ema_the_average_is_fused_and_tested(small_cfg, run, update_buffers
     subnet, fused = (build_model(small_cfg, load_file(folder / name)) for name in ('subnet.pth', 'fused.pth'))
     images = torch.randn(4, 1, 16, 16)
     assert fusing.max_difference(fusing.raw_output(subnet, images), fusing.raw_output(fused, images)) < 1e-5
-    # testing swaps the two copies back and forth, which needs both to be fused
     small_cfg.update(load_from=str(folder / 'epoch_6.pth'), experiment_name=f'test_ema_{update_buffers}')
     tester, watch = Runner.from_cfg(small_cfg), OutputInTest(images)
     tester.register_hook(watch)
     tester.test()
     assert fusing.max_difference(fusing.raw_output(fused, images), watch.output) < 1e-6
+    # the average was swapped in for the test, and out again
     average = next(hook.ema_model.module for hook in tester.hooks if isinstance(hook, EMAHook))
-    assert [p.shape for p in average.parameters()] == [p.shape for p in tester.model.parameters()]
+    saved = load_file(folder / 'epoch_6.pth')['state_dict']
+    assert all(torch.equal(p, saved[name]) for name, p in average.named_parameters())
 
 
 class OutputInTest(Hook):
@@ -83,11 +84,50 @@ class OutputInTest(Hook):
         self.output = fusing.raw_output(runner.model, self.images)
 
 
-def test_testing_after_training_in_one_process(small_cfg, run):
+@pytest.mark.parametrize('ema', [False, True])
+def test_testing_leaves_the_model_as_it_was(small_cfg, run, ema):
+    if ema:
+        small_cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.3))
     runner = run(small_cfg)
+    model, before = runner.model, [(p, p.detach().clone()) for p in runner.model.parameters()]
     metrics = runner.test()
-    assert fusing.is_fused(runner.model)
+    assert runner.model is model and not fusing.is_fused(model)
+    after = [*model.parameters()]
+    assert all(p is old and torch.equal(p, value) for p, (old, value) in zip(after, before, strict=True))
     assert runner.test() == metrics
+
+
+def test_a_test_between_two_trainings_changes_nothing(plain_training, run):
+    weights = []
+    for tested in (False, True):
+        plain_training.work_dir += '_'
+        runner = run(plain_training)
+        if tested:
+            runner.test()
+        torch.manual_seed(0)
+        runner.train_loop._max_epochs += 1
+        runner.train()
+        assert runner.epoch == 3
+        weights.append(runner.model.state_dict())
+    first, second = weights
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_test_that_fails_leaves_its_fused_copy_to_the_next_run_to_take_away(plain_training, run):
+    class Fail(Hook):
+        def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            raise KeyboardInterrupt
+
+    runner = run(plain_training)
+    model = runner.model
+    runner.register_hook(Fail())
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            runner.test()
+        assert runner.model is not model
+    runner.train_loop._max_epochs += 1
+    runner.train()
+    assert runner.model is model
 
 
 def test_a_fused_model_that_differs_is_refused_and_not_saved(plain_training, run, monkeypatch):
@@ -110,7 +150,8 @@ def test_a_fused_model_is_trained_on_as_it_is(plain_training, run):
     assert not (folder / 'fused.pth').exists()
 
 
-def test_a_model_without_blocks_cannot_be_fused():
+def test_a_model_without_blocks_is_not_fused_and_cannot_be():
+    assert not fusing.is_fused(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match='Linear has no ODBB block to fuse'):
         fusing.fuse_model(torch.nn.Linear(2, 2))
 

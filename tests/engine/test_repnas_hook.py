@@ -393,13 +393,25 @@ def test_resuming_from_a_run_without_search_is_refused(small_cfg, run):
         run(small_cfg, resume=True)
 
 
-def test_an_alpha_gone_bad_is_named(small_cfg, run):
+def test_resuming_from_a_checkpoint_of_another_version_is_refused(small_cfg, run):
+    run(small_cfg, stop_after=3)
+    path = Path(small_cfg.work_dir) / 'epoch_1.pth'
+    checkpoint = dict(load_file(path))
+    checkpoint['repnas'] = dict(checkpoint['repnas'], rng=[])  # as before the hook was split
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match='it is of another version of repnas_mm, so start from its weights with'):
+        run(small_cfg, resume=True)
+
+
+def test_an_alpha_gone_bad_is_named_before_it_draws(small_cfg, run):
+    small_cfg.custom_hooks = [hook for hook in small_cfg.custom_hooks if hook.type == 'RepNASHook']
+
     class Poison(Hook):
         def before_train_epoch(self, runner):
             if runner.epoch == 3:
                 runner.model.backbone.stage_2[0].alpha.data[1] = float('nan')
 
-    with pytest.raises(FloatingPointError, match=r"alpha of branch 'kxk' in block 'backbone\.stage_2\.0' is not"):
+    with pytest.raises(FloatingPointError, match=r"alpha of branch 'kxk' in block 'backbone\.stage_2\.0' is nan;"):
         run(small_cfg, Poison())
 
 

@@ -8,7 +8,6 @@ from mmengine.runner import Runner
 from outcome import Refused, attempt, fuzz
 
 from repnas_mm.engine import RepNASHook
-from repnas_mm.engine.hooks.repnas_hook import STATE
 from repnas_mm.search import find_blocks
 from repnas_mm.search.branch_search import BranchSearch
 
@@ -106,29 +105,3 @@ def test_a_search_keeps_within_its_memory_or_names_it(runner, memory):
     masks = search.masks_by_block(search.sample()[0])
     kept = [tuple(mask.nonzero().flatten().tolist()) for mask in masks.values()]
     assert all(kept) and sum(search.block_memory(i, k) for i, k in enumerate(kept)) <= search.memory
-
-
-@given(key=st.sampled_from(STATE), value=JUNK | st.just('missing'), part=st.booleans())
-@fuzz(120)
-def test_a_spoiled_state_is_resumed_or_refused(runner, key, value, part):
-    hook = start(runner, dict(num_branches=10, alpha_optimizer=dict(type='Adam', lr=0.01)))
-    checkpoint = dict(state_dict=runner.model.state_dict(), meta={})
-    hook.before_save_checkpoint(runner, checkpoint)
-    state = checkpoint['repnas']
-    if value == 'missing':
-        del state[key]
-    elif part and isinstance(state[key], dict):
-        state[key][next(iter(state[key]))] = value
-    else:
-        state[key] = value
-    runner._resume = True
-    if isinstance(attempt(resume, hook, runner, checkpoint), Refused):
-        return
-    mask, _ = hook.search.sample()
-    assert mask.sum() == hook.best().sum() == 10
-
-
-def resume(hook, runner, checkpoint) -> None:
-    hook.after_load_checkpoint(runner, checkpoint)
-    hook.before_train(runner)
-    hook.before_train_epoch(runner)

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from repnas_mm.engine.fusing import fuse_checked
-from repnas_mm.models import ODBBBackbone, ODBBConv2d, convert
-from repnas_mm.models.convert import leave_shared_plain, to_odbb
+from repnas_mm.models import ODBBBackbone, ODBBConv2d
+from repnas_mm.models.convert import to_odbb
 from repnas_mm.search import Genotype, find_blocks, find_candidates
 
 
@@ -294,7 +294,7 @@ def test_with_a_base_a_genotype_of_another_network_is_refused(genotype, what):
 def log(monkeypatch):
     """What is logged while converting."""
     lines = []
-    monkeypatch.setattr(convert, 'print_log', lambda line, *_: lines.append(line))
+    monkeypatch.setattr('repnas_mm.search.block.print_log', lambda line, *_: lines.append(line))
     return lines
 
 
@@ -329,43 +329,6 @@ def test_a_convolution_in_a_shared_parent_stays_plain(log):
     assert list(find_blocks(model)) == ['2'] and type(tower[0]) is nn.Conv2d
 
 
-@pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
-@pytest.mark.parametrize('bias', [True, False])
-def test_a_shared_block_becomes_plain_on_the_parameter_that_an_optimizer_holds(log, share_weights, bias):
-    model = TwoLevels(lambda *a, **k: ODBBConv2d(*a, **dict(k, bias=bias), share_weights=share_weights))
-    shared = model.levels[0][0]
-    weight = shared.weight if share_weights else shared.branches['kxk'].weight
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    leave_shared_plain(model)
-
-    assert model.levels[0][0] is model.levels[1][0] is shared and type(shared) is nn.Conv2d
-    assert shared.weight is weight and (shared.bias is not None) == bias
-    assert list(find_blocks(model)) == ['last'] and len(log) == 1 and 'it stays plain.' in log[0]
-    before = [p.detach().clone() for p in shared.parameters()]
-    sum(y.square().sum() for y in model(torch.randn(2, 3, 8, 8))).backward()
-    optimizer.step()
-    assert not torch.equal(shared.weight, before[0])
-    leave_shared_plain(model)
-    assert len(log) == 1  # nothing left to do or say
-
-
-def test_a_shared_block_that_loaded_stock_weights_is_that_convolution(log):
-    stock = double_eval(TwoLevels(nn.Conv2d))
-    model = double_eval(TwoLevels(ODBBConv2d))
-    model.load_state_dict(stock.state_dict())
-    leave_shared_plain(model)
-    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    for got, expected in zip(model(x), stock(x)):
-        assert relative_error(got, expected) <= 1e-12
-
-
-def test_a_model_without_shared_blocks_is_left_alone(log):
-    model = to_odbb(nn.Sequential(conv(3), conv(3)))
-    before = list(model)
-    leave_shared_plain(model)
-    assert list(model) == before and len(find_blocks(model)) == 2 and not log
-
-
 def test_rtmdets_head_keeps_its_shared_convolutions_plain(log):
     heads = pytest.importorskip('mmdet.models.dense_heads')
     arguments = dict(
@@ -382,9 +345,8 @@ def test_rtmdets_head_keeps_its_shared_convolutions_plain(log):
     )
     stock = heads.RTMDetSepBNHead(**arguments)
     head = heads.RTMDetSepBNHead(**arguments, conv_cfg=dict(type='ODBBConv2d'))
-    assert len(find_blocks(head)) == 4  # two towers of two
+    assert len({m for m in head.modules() if isinstance(m, ODBBConv2d)}) == 4  # two towers of two
     parameters = {id(p) for p in head.parameters()}
-    leave_shared_plain(head)
     assert not find_blocks(head) and len(log) == 4
     assert {id(p) for p in head.parameters()} <= parameters
     assert head.cls_convs[0][1].conv is head.cls_convs[2][1].conv

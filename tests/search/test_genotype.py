@@ -161,11 +161,6 @@ BAD_FILES = {
     'bool version': (changed(version=True), '"version"'),
     'nested version': (changed(version={'major': 1}), '"version"'),
     'unknown key': (changed(blokcs={}), '"blokcs"'),
-    'key twice': (changed()[:-1] + ', "version": 1}', '"version"'),
-    'block twice': (
-        '{"format": "repnas_mm.genotype", "version": 1, "blocks": {"stem": ["kxk"], "stem": ["1x1"]}}',
-        '"stem"',
-    ),
     'no blocks': (without('blocks'), '"blocks"'),
     'empty blocks': (changed(blocks={}), 'blocks'),
     'null blocks': (changed(blocks=None), 'blocks'),
@@ -180,7 +175,6 @@ BAD_FILES = {
     'object block': (block({'kxk': True}), "'stem'"),
     'unknown branch': (block(['kxk', '3x3']), "'stem' has unknown branch '3x3'"),
     'other case': (block(['KxK']), "'stem' has unknown branch 'KxK'"),
-    'branch twice': (block(['kxk', '1x1', 'kxk']), "'stem'"),
     'number branch': (block([1]), "'stem'"),
     'null branch': (block([None]), "'stem'"),
     'list branch': (block([['kxk']]), "'stem'"),
@@ -194,9 +188,6 @@ BAD_FILES = {
     'null share_weights': (changed(share_weights=None), 'share_weights'),
     'text source': (changed(source='me'), 'source'),
     'list source': (changed(source=[1]), 'source'),
-    'deep': ('[' * 100_000 + ']' * 100_000, ''),
-    'deep block': (block('X').replace('"X"', '[' * 50_000 + ']' * 50_000), ''),
-    'deep source': (changed(source='X').replace('"X"', '{"a":' * 50_000 + '1' + '}' * 50_000), ''),
     'huge number': ('{"version": ' + '9' * 10_000 + '}', ''),
 }
 
@@ -237,7 +228,7 @@ json_values = st.recursive(
 
 
 def places(value, path=()):
-    """The path to every value inside a JSON structure, the structure itself included."""
+    """Yield the path to every value inside a JSON structure, the structure itself included."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:

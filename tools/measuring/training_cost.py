@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from repnas_mm.engine.input_shapes import input_shapes
-from repnas_mm.models.convert import leave_shared_plain
 from repnas_mm.search import BranchSearch, find_blocks
 from repnas_mm.search.memory import kept_bytes
 
@@ -71,7 +70,6 @@ def config_cost(cfg: Config, draws: int = 5) -> ConfigCost:
         model = MODELS.build(cfg.model).train()
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
         steps_an_epoch, gpus = _steps_an_epoch(cfg, batch_size)
-    leave_shared_plain(model)
     few, more = torch.rand(FEW, *image), torch.rand(MORE, *image)
     search = _search(cfg, model, few, batch_size)
     saved, growth, flops, branches = [], [], [], []

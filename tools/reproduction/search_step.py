@@ -38,7 +38,7 @@ def search_step(cfg: Config, device: torch.device | str = 'cpu') -> tuple[Callab
     hook = RepNASHook(**settings)
     model = get_model(cfg, device=device).train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    search = BranchSearch(find_blocks(model), **hook.constraint)
+    search = BranchSearch(find_blocks(model), hook.num_branches, hook.memory)
     alpha_optimizer = AlphaOptimizer(search.alphas, optim_wrapper, hook.alpha_optimizer_cfg)
     batch = _random_batch(cfg)
 

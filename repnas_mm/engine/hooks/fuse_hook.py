@@ -1,4 +1,4 @@
-"""Fuse the branches when training ends and before testing starts."""
+"""Fuse the branches when training ends, and for as long as a test runs."""
 
 import os.path as osp
 from copy import deepcopy
@@ -6,43 +6,47 @@ from functools import partial
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from torch import nn
 
-from ...models.convert import leave_shared_plain
 from ...registry import register
-from ...search.space import find_blocks
 from ..checkpoint import run_meta, save_fused
 from ..fusing import NO_BLOCKS_HINT, fuse_checked, is_fused, network_output
-from ..runner_models import final_models, renew_averages, unwrap
+from ..runner_models import final_models, find_blocks_of_run, renew_averages, replace_model, unwrap
+from .safe_load_hook import SafeLoadHook
 
 
 @register('HOOKS')
-class FuseHook(Hook):
+class FuseHook(SafeLoadHook):
     """Fuses every ODBB block into one convolution, checked on a real batch.
 
-    After training it writes ``fused.pth`` and ``fused.py``, the config that loads it, into the work dir; the model in
-    memory keeps its branches. Before testing it fuses the model in memory, so that what is tested is what is deployed.
-    A fused model whose output differs by more than 1e-4 of the largest output is refused.
+    After training it writes ``fused.pth`` and ``fused.py``, the config that loads it, into the work dir. While a test
+    runs, a fused copy stands in for the model, so that what is tested is what is deployed. Either way the runner's
+    model keeps its branches. A fused model whose output differs by more than 1e-4 of the largest output is refused.
 
-    With an EMAHook the averaged weights are fused; before testing both copies are, since that hook swaps them.
+    With an EMAHook the averaged weights are fused and tested.
 
     Example:
         >>> custom_hooks = [dict(type='FuseHook')]
     """
 
-    # after RepNASHook has settled the genotype, and after EMAHook has swapped in its weights for testing
+    # after RepNASHook has fixed the genotype, and after EMAHook has swapped in its weights for testing
     priority = 'VERY_LOW'
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._unfused: nn.Module | None = None  # while a test runs
+
     def before_run(self, runner) -> None:
-        model = unwrap(runner.model)
-        for copy in final_models(runner):
-            leave_shared_plain(copy)
-        if not find_blocks(model):
+        super().before_run(runner)
+        self._restore(runner)  # after a test that was interrupted
+        if not find_blocks_of_run(runner):
             raise ValueError(
-                f'FuseHook found no ODBB block in {type(model).__name__}; {NO_BLOCKS_HINT}, or remove the hook.'
+                f'FuseHook found no ODBB block in {type(unwrap(runner.model)).__name__}; {NO_BLOCKS_HINT}, or remove '
+                'the hook.'
             )
 
     def before_train(self, runner) -> None:
+        super().before_train(runner)
         renew_averages(runner)
 
     def after_train(self, runner) -> None:
@@ -60,8 +64,19 @@ class FuseHook(Hook):
         )
 
     def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if batch_idx > 0 or is_fused(unwrap(runner.model)):
+        model = unwrap(runner.model)
+        if batch_idx > 0 or is_fused(model):
             return
-        *averages, model = final_models(runner)
-        fused = fuse_checked(model, partial(network_output, batch=data_batch), *averages)
+        copy = deepcopy(model)
+        fused = fuse_checked(copy, partial(network_output, batch=data_batch))
+        self._unfused = model
+        replace_model(runner, copy)
         runner.logger.info(f'Model fused for testing (outputs differ by {fused.difference:.1e} of the largest)')
+
+    def after_test(self, runner) -> None:
+        self._restore(runner)
+
+    def _restore(self, runner) -> None:
+        if self._unfused is not None:
+            replace_model(runner, self._unfused)
+            self._unfused = None

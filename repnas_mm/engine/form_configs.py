@@ -1,0 +1,95 @@
+"""Configs of a network's later forms, subnet and fused, made from the config of its search."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+
+from ..search.genotype import Genotype
+
+
+def subnet_config(cfg: Config, genotype: Genotype) -> Config:
+    """Return ``cfg`` with every ODBBBackbone built as the subnet of ``genotype``, and without a search.
+
+    An ODBBConv2d of a ``conv_cfg`` needs no change: it takes its branches from the subnet's checkpoint.
+    """
+    cfg = deepcopy(cfg)
+
+    def edit(node):
+        if type_name(node) == 'ODBBBackbone':
+            (node.base if 'base' in node else node).pop('init_cfg', None)
+            node.genotype = genotype.to_dict()
+        return node
+
+    cfg.model = _map_dicts(cfg.model, edit)
+    return _without_run(cfg, {'RepNASHook'})
+
+
+def deploy_config(cfg: Config, new_biases: Sequence[str] = ()) -> Config:
+    """Return ``cfg`` of the fused network, without a search or anything left to fuse.
+
+    Blocks that stand in for ordinary convolutions leave the stock model behind, unless some of them had to keep a bias
+    that the stock model has no place for; the config then says so, by ``deploy=True``.
+
+    Args:
+        cfg: Config of the search or the subnet.
+        new_biases: Names of the convolutions with such a bias.
+    """
+    cfg = deepcopy(cfg)
+
+    def edit(node):
+        kind = type_name(node)
+        if kind == 'ODBBConv2d':
+            return ConfigDict(type=node.type, deploy=True) if new_biases else None
+        if kind == 'ODBBBackbone':
+            base = node.get('base')
+            (base or node).pop('init_cfg', None)
+            if base and not new_biases:
+                return base
+            node.pop('genotype', None)
+            node.deploy = True
+        return node
+
+    cfg.model = _map_dicts(cfg.model, edit)
+    cfg = _without_run(cfg, {'RepNASHook', 'FuseHook'})
+    if 'ODBB' not in str(cfg.model):
+        _drop_package(cfg)
+    return cfg
+
+
+def type_name(cfg: Mapping) -> str:
+    """Name of the class that ``cfg`` builds, without scope; '' if it builds none."""
+    kind = cfg.get('type', '')
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
+
+
+def _map_dicts(node, edit: Callable[[ConfigDict], ConfigDict | None]):
+    """Return ``node`` with every dict in it replaced by what ``edit`` makes of it; None leaves it out."""
+    if isinstance(node, Mapping):
+        node = edit(node)
+        if node is not None:
+            for key, value in list(node.items()):
+                node[key] = _map_dicts(value, edit)
+                if node[key] is None and value is not None:
+                    del node[key]
+    elif isinstance(node, list | tuple):
+        node = type(node)(_map_dicts(child, edit) for child in node)
+    return node
+
+
+def _drop_package(cfg: Config) -> None:
+    """Take this package out of the config of a stock model, which needs it no longer."""
+    _drop_hooks(cfg, {'ExactResumeHook', 'CheckFiniteHook', 'SafeLoadHook'})
+    if 'custom_imports' in cfg:
+        cfg.custom_imports.imports = [name for name in cfg.custom_imports.imports if name != 'repnas_mm']
+
+
+def _without_run(cfg: Config, hooks: set[str]) -> Config:
+    """Drop these hooks, and what the run started from: a stock tool would resume from it."""
+    cfg.resume, cfg.load_from = False, None
+    _drop_hooks(cfg, hooks)
+    return cfg
+
+
+def _drop_hooks(cfg: Config, names: set[str]) -> None:
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) not in names]

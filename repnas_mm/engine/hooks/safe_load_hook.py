@@ -1,0 +1,36 @@
+"""A runner reads MMEngine's own checkpoints under torch's safe loader; base of the other hooks."""
+
+from contextlib import ExitStack
+
+from mmengine.hooks import Hook
+
+from ...registry import register
+from ..log_history import log_history_allowed
+
+
+@register('HOOKS')
+class SafeLoadHook(Hook):
+    """Lets a runner load and resume MMEngine's own checkpoints with torch 2.6 or newer, without running code in them.
+
+    Such a checkpoint holds the log history as pickled objects, which torch refuses since then
+    (`repnas_mm.engine.log_history`). They are let through from ``before_run`` until the first loop begins, which is
+    when a runner loads. The other hooks of this package do the same; this one is for runs without them.
+
+    Example:
+        >>> custom_hooks = [dict(type='SafeLoadHook')]
+    """
+
+    def __init__(self) -> None:
+        self._loading = ExitStack()
+
+    def before_run(self, runner) -> None:
+        self._loading.enter_context(log_history_allowed())
+
+    def before_train(self, runner) -> None:
+        self._loading.close()
+
+    def before_val(self, runner) -> None:
+        self._loading.close()
+
+    def before_test(self, runner) -> None:
+        self._loading.close()

@@ -1,0 +1,47 @@
+"""The three phases of a training with a search, counted in the unit of its loop."""
+
+from mmengine.runner import IterBasedTrainLoop
+
+from ..checks import is_count, shown
+
+#: In this order; the log shows a phase by its number
+PHASES = ('warmup', 'search', 'frozen')
+
+
+class Phases:
+    """Lengths of the phases, from which follows the one that a runner is in.
+
+    Args:
+        warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
+        frozen (int): Length of the frozen phase, in the same unit.
+    """
+
+    def __init__(self, warmup: int, frozen: int):
+        for name, length in (('warmup', warmup), ('frozen', frozen)):
+            if not is_count(length, 0):
+                raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {shown(length)}.')
+        self.warmup, self.frozen = warmup, frozen
+
+    def now(self, runner) -> str:
+        """Name the phase that the next iteration belongs to."""
+        now, total = (runner.iter, runner.max_iters) if by_iter(runner) else (runner.epoch, runner.max_epochs)
+        return 'warmup' if now < self.warmup else 'search' if now < total - self.frozen else 'frozen'
+
+    def search_steps(self, runner) -> int:
+        """Number of iterations in the search phase.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        total, unit = (runner.max_iters, 'iterations') if by_iter(runner) else (runner.max_epochs, 'epochs')
+        left = total - self.warmup - self.frozen
+        if left < 1:
+            raise ValueError(
+                f'warmup={self.warmup} and frozen={self.frozen} leave no search phase in {total} {unit}; shorten them.'
+            )
+        return left if by_iter(runner) else left * len(runner.train_dataloader)
+
+
+def by_iter(runner) -> bool:
+    """Return True if the runner's training loop counts iterations, not epochs."""
+    return isinstance(runner.train_loop, IterBasedTrainLoop)

@@ -1,0 +1,47 @@
+"""The search's own part of a checkpoint, under the key ``repnas``."""
+
+from collections.abc import Iterable, Mapping
+from typing import TypedDict
+
+
+class SearchState(TypedDict):
+    """All that a resumed search needs beyond the weights and α."""
+
+    #: `BranchSearch.state_dict`
+    search: dict
+    #: State dict of α's optimizer
+    alpha_optimizer: dict
+    #: Mask of the frozen genotype, and of the choice that was reported last; None before there is one
+    genotype: list[bool] | None
+    logged: list[bool] | None
+
+
+def read_search_state(checkpoint: Mapping) -> SearchState:
+    """Take the state of the search out of the checkpoint to resume from.
+
+    Raises:
+        ValueError: if there is none, or one of another version.
+    """
+    if 'repnas' not in checkpoint:
+        raise ValueError(
+            'The checkpoint to resume from was not written by a search; start from its weights with load_from '
+            'instead of resuming.'
+        )
+    state, expected = checkpoint['repnas'], SearchState.__annotations__
+    if not isinstance(state, Mapping) or state.keys() != expected.keys():
+        raise ValueError(
+            f"The checkpoint's state of the search does not consist of {', '.join(expected)}; it is of another version "
+            'of repnas_mm, so start from its weights with load_from instead of resuming.'
+        )
+    return checkpoint['repnas']
+
+
+def check_searchable(checkpoint: Mapping, blocks: Iterable[str]) -> None:
+    """Raise ValueError if one of these blocks is a subnet in the checkpoint: a search could not start from it."""
+    keys = checkpoint.get('state_dict', {})
+    with_branches = {key.split('.branches.')[0] for key in keys if '.branches.' in key}
+    if fixed := [block for block in blocks if block in with_branches and f'{block}.alpha' not in keys]:
+        raise ValueError(
+            f"The checkpoint holds block '{fixed[0]}' as a subnet, with nothing left to search; remove RepNASHook "
+            'to train the subnet, or start from the checkpoint of a search or of an ordinary model.'
+        )
