@@ -26,7 +26,7 @@ class ConvolutionArguments(NamedTuple):
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> 'ConvolutionArguments':
-        """Those that made ``conv``."""
+        """Read the arguments that made ``conv``."""
         return cls(*(getattr(conv, name) for name in cls._fields))._replace(bias=conv.bias is not None)
 
     def eligible(self) -> bool:

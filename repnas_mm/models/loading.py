@@ -1,4 +1,4 @@
-"""How a block reads a checkpoint: of its own form, of another form that it can take, or of an ordinary convolution."""
+"""Checkpoints of a block: of its own form, of another form that it can take, or of an ordinary convolution."""
 
 from collections.abc import MutableMapping
 

@@ -86,13 +86,13 @@ class ExactResumeHook(SafeLoadHook):
     # ---- random states, each restored where it would be used next ----
 
     def before_train_epoch(self, runner) -> None:
-        """Before the epoch's workers start, for which they draw a number."""
+        """Restore the random state before the epoch's workers start, for which they draw a number."""
         loader = runner.train_dataloader
         if not by_iter(runner) and not (loader.num_workers > 0 and loader.persistent_workers):
             self._restore()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """After workers started that, without a stop, would have been there already."""
+        """Restore the random state after workers started that, without a stop, would have been there already."""
         self._restore()
 
     def _restore(self) -> None:

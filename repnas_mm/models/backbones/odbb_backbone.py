@@ -270,7 +270,7 @@ class ODBBBackbone(BaseModule):
 
     @property
     def deploy(self) -> bool:
-        """Whether every block is fused."""
+        """True if every block is fused."""
         return all(block.deploy for block in find_blocks(self).values())
 
     def switch_to_deploy(self) -> None:
