@@ -15,7 +15,8 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
     """Replace every eligible convolution of ``model`` by a freshly initialized `ODBBConv2d`, in place.
 
     Left as they are: convolutions that are not eligible (`ConvolutionArguments.eligible`), other classes of
-    convolution, and convolutions used under several names. To keep what a trained model computes, load its state dict afterwards.
+    convolution, and convolutions used under several names. To keep what a trained model computes, load its state dict
+    afterwards.
 
     Args:
         model: Any module but a convolution itself.
