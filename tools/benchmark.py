@@ -18,6 +18,7 @@ from benchmarking.growth_plot import draw_growth
 from benchmarking.settings import NAMED, Setting
 from measuring.reports import Report
 from measuring.timing import describe, measuring_device
+from repnas_mm.models import fast
 from repnas_mm.utils import check_writable
 
 #: (side in pixels, batch size) at which the hook is measured
@@ -80,8 +81,6 @@ def main(argv=None) -> None:
             figure = draw_growth(points, [growth.BYTES, growth.MILLISECONDS])
             reports.append(Report('growth', f'How the cost grows, {setting.arch}', points, {'': figure}, [where]))
         if 'tricks' in args.measures:
-            from repnas_mm.models import fast
-
             print(f'{setting}: tricks', flush=True)
             tricks += fast_paths.measure(setting, draws, fast.PATHS, fast.without)
     if tricks:

@@ -82,7 +82,7 @@ def digits() -> Setting:
 #: Name on the command line -> what makes the setting, and how many draws of the branches its mean is over. The numbers
 #: keep the bytes and the step of all three, and the fast paths of all three, within twelve minutes each on two cores.
 NAMED = {
-    'a0-160': (lambda: Setting('A0'), 10),
-    'a0-224': (lambda: Setting('A0', 224, 32), 3),
+    'a0-160': (lambda: Setting('A0'), 6),
+    'a0-224': (lambda: Setting('A0', 224, 32), 2),
     'digits': (digits, 40),
 }
