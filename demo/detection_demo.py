@@ -17,6 +17,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from boxes import draw_boxes
 from repnas_mm.datasets import write_coco_digits
+from repnas_mm.engine import SafeLoadHook
 from repnas_mm.utils import atomic_write
 from runs import CONFIGS, load_config, train
 
@@ -79,7 +80,9 @@ def average_precision(config: Path, checkpoint: Path, folder: Path) -> float:
     cfg = Config.fromfile(config)
     cfg.custom_hooks, cfg.load_from, cfg.resume, cfg.work_dir = [], str(checkpoint), False, str(folder)
     cfg.experiment_name = f'{folder.name}_{checkpoint.stem}'
-    return Runner.from_cfg(cfg).test()['coco/bbox_mAP']
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(SafeLoadHook())
+    return runner.test()['coco/bbox_mAP']
 
 
 def evaluate(folder: Path) -> dict[str, float]:

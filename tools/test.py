@@ -7,6 +7,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from repnas_mm.engine import SafeLoadHook
 from repnas_mm.utils.cli import add_runner_arguments, leave_ranks, load_config
 
 
@@ -27,9 +28,8 @@ def main(argv=None) -> dict:
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.amp:
         cfg.test_cfg.fp16 = True
-    # MMEngine's own checkpoints load with any torch, whatever hooks the config has
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SafeLoadHook')]
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(SafeLoadHook())  # for configs with none of our hooks
     if args.out and args.out.endswith(('.pkl', '.pickle')):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

@@ -5,6 +5,7 @@ import argparse
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from repnas_mm.engine import SafeLoadHook
 from repnas_mm.engine.last_checkpoint import resume_from
 from repnas_mm.utils.cli import add_runner_arguments, leave_ranks, load_config
 
@@ -40,6 +41,7 @@ def main(argv=None) -> None:
     if args.resume is not None:
         resume_from(cfg, None if args.resume == 'auto' else args.resume)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(SafeLoadHook())  # for configs with none of our hooks
     runner.train()
     leave_ranks()
 

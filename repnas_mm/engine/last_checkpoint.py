@@ -20,11 +20,9 @@ def resume_from(cfg: Config, checkpoint: str | None = None) -> None:
     """
     cfg.load_from = checkpoint or find_last_checkpoint(cfg.work_dir)
     cfg.resume = cfg.load_from is not None
-    if cfg.resume:
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SafeLoadHook')]
-        if cfg.get('randomness', {}).get('seed') is None:
-            # MMEngine takes the seed over, but only after it has built the data loaders with another one
-            cfg.merge_from_dict({'randomness.seed': load_file(cfg.load_from).get('meta', {}).get('seed')})
+    if cfg.resume and cfg.get('randomness', {}).get('seed') is None:
+        # MMEngine takes the seed over, but only after it has built the data loaders with another one
+        cfg.merge_from_dict({'randomness.seed': load_file(cfg.load_from).get('meta', {}).get('seed')})
 
 
 def find_last_checkpoint(folder: str | Path) -> str | None:

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageSequence
 from scripts import load_script
 
+from repnas_mm.engine.checkpoint import load_file
+
 
 @pytest.fixture
 def demo():
@@ -22,7 +24,7 @@ def test_every_epoch_is_a_frame_with_its_alpha_and_branches(demo, small_cfg, run
     assert [frame['phase'] for frame in watch.frames] == ['start', *2 * ['warmup'], *2 * ['search'], *2 * ['frozen']]
     assert all(np.nansum(frame['kept']) == 10 for frame in watch.frames)
     for epoch in (1, 4, 6):
-        state = torch.load(Path(small_cfg.work_dir) / f'epoch_{epoch}.pth', weights_only=True)['state_dict']
+        state = load_file(Path(small_cfg.work_dir) / f'epoch_{epoch}.pth')['state_dict']
         saved = torch.cat([alpha for key, alpha in state.items() if key.endswith('.alpha')])
         shown = watch.frames[epoch]['alpha'].T  # a row a block; within it, branches are in the order of α
         np.testing.assert_array_equal(shown[~np.isnan(shown)], saved.double().numpy())

@@ -120,7 +120,8 @@ def test_digits_detectors_take_over_all_of_their_backbones(tmp_path, no_latency,
         check_options(training)
         cfg = training.load_config(CONFIGS)
         assert training.load_config(CONFIGS).to_dict() == cfg.to_dict()
-        searches = ['RepNASHook', 'FuseHook'] if training.config == 'odbb_digits' else ['FuseHook']
+        searches = ['RepNASHook', 'FuseHook', 'ExactResumeHook', 'CheckFiniteHook']
+        searches = searches if training.config == 'odbb_digits' else ['FuseHook']
         assert [hook.type for hook in cfg.custom_hooks] == (searches if 'ODBB' in training.name else [])
         if training.config == 'odbb_digits':
             assert data_root is None and cfg.model.data_preprocessor.mean == [123.675, 116.28, 103.53]

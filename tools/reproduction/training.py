@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from repnas_mm.engine import SafeLoadHook
 from repnas_mm.engine.last_checkpoint import resume_from
 from repnas_mm.utils.cli import set_loader_defaults
 from repnas_mm.utils.fileio import atomic_write, check_writable
@@ -74,7 +75,7 @@ def run_training(training: Training, configs: Path, folder: Path, data_root: str
     cfg.experiment_name = f'{training.name}_{time.time()}'
     with open(folder / 'output.log', 'a', encoding='utf-8') as log, redirect_stdout(log), redirect_stderr(log):
         if not (folder / 'fused.pth').exists():
-            Runner.from_cfg(cfg).train()
+            _runner(cfg).train()
         metrics = _test(folder, cfg)
     _write_json(folder / 'result.json', dict(metrics=metrics, by_epoch=_read_log(folder)))
     return read_result(folder)
@@ -107,7 +108,14 @@ def _test(folder: Path, cfg: Config) -> dict[str, float]:
         checkpoint = find_latest_checkpoint(str(folder))
     cfg.load_from, cfg.resume, cfg.work_dir = str(checkpoint), False, str(folder / 'test')
     cfg.experiment_name = f'{folder.name}_test_{time.time()}'
-    return {key: float(value) for key, value in Runner.from_cfg(cfg).test().items()}
+    return {key: float(value) for key, value in _runner(cfg).test().items()}
+
+
+def _runner(cfg: Config) -> Runner:
+    """Build a runner that also loads checkpoints of networks without a block, whose configs have no hook of ours."""
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(SafeLoadHook())
+    return runner
 
 
 def _read_log(folder: Path) -> dict[int, dict[str, float]]:

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import find_latest_checkpoint
 
 from repnas_mm.engine.checkpoint import load_file
+from repnas_mm.engine.log_history import log_history_allowed
 
 #: Side of the digit scans that the backbones of detectors are trained on, in pixels
 SIZE = 32
@@ -61,7 +62,7 @@ def count_taken_over(cfg: Config, checkpoint: str | Path) -> int:
     Raises:
         ValueError: if it is not all of them; MMEngine itself only logs what does not fit.
     """
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), _quiet():
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), _quiet(), log_history_allowed():
         model = MODELS.build(cfg.model)
         model.init_weights()
     source = load_file(checkpoint)['state_dict']
