@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 Box = tuple[Sequence[float], str]
 
 
-def draw_boxes(images: Sequence[np.ndarray], rows: Mapping[str, Sequence[Sequence[Box]]]) -> Figure:
+def plot_boxes(images: Sequence[np.ndarray], rows: Mapping[str, Sequence[Sequence[Box]]]) -> Figure:
     """The images side by side, once a row, each row with boxes of its own.
 
     Args:

@@ -15,7 +15,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from boxes import draw_boxes
+from boxes import plot_boxes
 from repnas_mm.datasets import write_coco_digits
 from repnas_mm.engine import SafeLoadHook
 from repnas_mm.utils import atomic_write
@@ -116,7 +116,7 @@ def draw(folder: Path, data: Path, out: Path, count: int = 5, threshold: float =
         found = found[found.scores > threshold]
         labels = (f'{names[label]} {score:.2f}' for label, score in zip(found.labels, found.scores))
         detected.append(list(zip(found.bboxes.tolist(), labels)))
-    figure = draw_boxes(images, {'annotations': annotated, 'fused detector': detected})
+    figure = plot_boxes(images, {'annotations': annotated, 'fused detector': detected})
     with atomic_write(out) as f:
         figure.savefig(f, format='png')
 

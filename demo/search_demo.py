@@ -16,7 +16,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from repnas_mm.engine.fusing import max_difference, raw_output
-from repnas_mm.search import Genotype, draw_blocks, find_candidates
+from repnas_mm.search import Genotype, find_candidates, sample_blocks
 from runs import CONFIGS, latency_before_and_after_fusing, load_config, load_network, train
 
 CONFIG = CONFIGS / 'odbb_digits.py'
@@ -92,7 +92,7 @@ def show_overlap(folder: Path, seeds: int) -> None:
         found.append(Genotype.load(Path(cfg.work_dir) / 'genotype.json'))
     candidates = find_candidates(load_network(cfg, find_latest_checkpoint(cfg.work_dir)))
     rng = random.Random(0)
-    drawn = [Genotype(draw_blocks(candidates, found[0].num_branches, rng)) for _ in range(100)]
+    drawn = [Genotype(sample_blocks(candidates, found[0].num_branches, rng)) for _ in range(100)]
     print('\nshared branches / branches in either, mean over pairs (minimum to maximum)')
     for name, genotypes in ((f'searched, {seeds} seeds', found), ('random, 100 draws', drawn)):
         overlaps = [a.overlap(b) for a, b in combinations(genotypes, 2)]

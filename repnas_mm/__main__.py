@@ -8,7 +8,7 @@ from mmengine.registry import Registry
 from mmengine.utils.dl_utils import collect_env
 
 from . import __version__
-from .checks import reason
+from .checks import error_text
 
 PACKAGES = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'torch', 'torchvision', 'numpy')
 #: Of `collect_env`: versions that are above, a number that means nothing here, and a page of compiler flags
@@ -20,9 +20,9 @@ def version(package: str) -> str:
     try:
         return import_module(package).__version__
     except ModuleNotFoundError as e:
-        return 'not installed' if e.name == package else f'does not import: {reason(e)}'
+        return 'not installed' if e.name == package else f'does not import: {error_text(e)}'
     except Exception as e:  # the OpenMMLab packages refuse versions of each other by assert
-        return f'does not import: {reason(e)}'
+        return f'does not import: {error_text(e)}'
 
 
 def registered() -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mmpretrain
 
-from .checks import reason
+from .checks import error_text
 
 
 def register_models() -> None:
@@ -22,6 +22,6 @@ def register_models() -> None:
     try:
         hub.register_model_index(metafile, config_prefix=mim)
     except Exception as e:  # code that is not ours, at the import of this package
-        warnings.warn(f"mmpretrain's list of models does not take those of repnas_mm: {reason(e)}.", stacklevel=2)
+        warnings.warn(f"mmpretrain's list of models does not take those of repnas_mm: {error_text(e)}.", stacklevel=2)
     for name in hub._models_dict.keys() - known:
         hub._models_dict[name].weights = None  # so that get_model(pretrained=True) says that there are none

@@ -105,21 +105,21 @@ def test_pictures_and_the_memory_constraint_know_the_eighth_branch(project, sear
         import my_project.laplace
         import torch
         from repnas_mm.models import ODBBlock
-        from repnas_mm.search.memory import saved_bytes
-        from repnas_mm.visualization import draw_alpha
+        from repnas_mm.search.memory import block_bytes
+        from repnas_mm.visualization import plot_alpha
 
         block = ODBBlock(4, 4)
         names = block.candidates
         assert names[-1] == 'laplace'
         alpha = torch.eye(8)[0]  # one 1, so that the color bar is the same in both pictures
-        without = draw_alpha({'a': alpha}, {'a': names})
+        without = plot_alpha({'a': alpha}, {'a': names})
         alpha[-1] = 1
-        changed = (draw_alpha({'a': alpha}, {'a': names}) != without).any(2).nonzero()[0]
+        changed = (plot_alpha({'a': alpha}, {'a': names}) != without).any(2).nonzero()[0]
         assert changed.size and changed.min() > len(without) // 2  # the lowest row
 
         def used(*branches):
             kept = tuple(sorted(map(names.index, branches)))
-            return saved_bytes(block, (2, 4, 8, 8), torch.float32, kept)
+            return block_bytes(block, (2, 4, 8, 8), torch.float32, kept)
 
         # in float32: what the BN and the ReLU need, the K x K kernel, and less than a kilobyte of the rest
         feature_map, kernel = 2 * 4 * 8 * 8 * 4, 4 * 4 * 9 * 4

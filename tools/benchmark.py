@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarking import MEASURES, fast_paths, growth
-from benchmarking.growth_plot import draw_growth
+from benchmarking.growth_plot import plot_growth
 from benchmarking.settings import NAMED, Setting
 from measuring.reports import Report
 from measuring.timing import describe, measuring_device
@@ -78,7 +78,7 @@ def main(argv=None) -> None:
             print(f'{setting}: growth', flush=True)
             points = growth.measure(setting, draws)
             rows += growth.straightness(points, setting)
-            figure = draw_growth(points, [growth.BYTES, growth.MILLISECONDS])
+            figure = plot_growth(points, [growth.BYTES, growth.MILLISECONDS])
             reports.append(Report('growth', f'How the cost grows, {setting.arch}', points, {'': figure}, [where]))
         if 'tricks' in args.measures:
             print(f'{setting}: tricks', flush=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import repnas_mm  # noqa: F401  (fills the search space)
 from repnas_mm.search import Genotype
-from repnas_mm.visualization import draw_genotype, save_figure
+from repnas_mm.visualization import plot_genotype, save_figure
 
 
 def main(argv=None) -> None:
@@ -16,7 +16,7 @@ def main(argv=None) -> None:
     )
     parser.add_argument('--title')
     args = parser.parse_args(argv)
-    figure = draw_genotype(Genotype.load(args.genotype), args.title)
+    figure = plot_genotype(Genotype.load(args.genotype), args.title)
     for path in save_figure(figure, args.out or args.genotype.with_suffix('')):
         print(path)
 

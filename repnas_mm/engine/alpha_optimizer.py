@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
-from ..checks import refusing, shown
+from ..checks import explain_errors, quote
 from ..search.sampler import NOISE_STD
 
 
@@ -36,7 +36,7 @@ class AlphaOptimizer:
         ids = {id(alpha) for alpha in alphas}
         for group in optim_wrapper.optimizer.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in ids]
-        with refusing(f'alpha_optimizer={shown(cfg)} builds no optimizer'):
+        with explain_errors(f'alpha_optimizer={quote(cfg)} builds no optimizer'):
             self.optimizer = OPTIMIZERS.build(dict(cfg, params=alphas))
             self._try_step()
         self._model_stepped = False
@@ -97,7 +97,7 @@ class AlphaOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        with refusing("The checkpoint's state of alpha_optimizer does not fit"):
+        with explain_errors("The checkpoint's state of alpha_optimizer does not fit"):
             self.optimizer.load_state_dict(state)
             self._try_step()
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from ..checks import reason, refusing, shown
+from ..checks import error_text, explain_errors, quote
 from ..search.block import find_blocks
 from ..search.genotype import Genotype
 from ..utils.fileio import atomic_write, save_atomic
@@ -32,11 +32,11 @@ def load_file(path: str | Path) -> Mapping[str, Any]:
     """
     try:
         if damaged := find_damage(path):
-            raise ValueError(f'the checksum of {shown(damaged)} in it is wrong')
+            raise ValueError(f'the checksum of {quote(damaged)} in it is wrong')
         with log_history_allowed():
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as e:
-        raise FileNotFoundError(f"Checkpoint '{path}' cannot be read: {e.strerror or reason(e)}.") from e
+        raise FileNotFoundError(f"Checkpoint '{path}' cannot be read: {e.strerror or error_text(e)}.") from e
     except Exception as e:  # bytes that nobody wrote raise almost anything
         # of torch's page of advice, the sentence that says what was wrong
         lines = str(e).strip().splitlines() or [type(e).__name__]
@@ -71,7 +71,7 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     elif any(key.endswith('reparam.weight') for key in state):
         cfg = deploy_config(cfg)
     elif meta.get('genotype') is not None:
-        with refusing("The genotype in the checkpoint's 'meta' is not valid"):
+        with explain_errors("The genotype in the checkpoint's 'meta' is not valid"):
             genotype = Genotype.from_dict(meta['genotype'])
         cfg = subnet_config(cfg, genotype)
     model_cfg = deepcopy(cfg.model)
@@ -79,7 +79,7 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
     model = MODELS.build(model_cfg)
     find_blocks(model)  # so that convolutions which the search left plain are plain
-    with refusing('The checkpoint does not fit the model of the config'):
+    with explain_errors('The checkpoint does not fit the model of the config'):
         model.load_state_dict(state)
     return model
 
@@ -93,10 +93,10 @@ def _read_state(checkpoint: Mapping) -> dict[str, Tensor]:
     state = checkpoint['state_dict']
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"The checkpoint's weights {shown(name)} are a {type(value).__name__}, not a tensor.")
+            raise ValueError(f"The checkpoint's weights {quote(name)} are a {type(value).__name__}, not a tensor.")
         if not value.isfinite().all():
             raise ValueError(
-                f"The checkpoint's {shown(name)} holds NaN or Inf; use one that was saved before the training diverged."
+                f"The checkpoint's {quote(name)} holds NaN or Inf; use one that was saved before the training diverged."
             )
     return {name.removeprefix('module.'): value for name, value in state.items()}
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..search.genotype import Genotype
-from ..visualization import draw_genotype, save_figure
+from ..visualization import plot_genotype, save_figure
 from .checkpoint import save_subnet
 
 
@@ -24,7 +24,7 @@ def export_search(model: nn.Module, folder: Path, cfg: Config, source: Mapping, 
     """
     genotype = Genotype.from_model(model, dict(source))
     genotype.dump(folder / 'genotype.json')
-    save_figure(draw_genotype(genotype), folder / 'genotype')
+    save_figure(plot_genotype(genotype), folder / 'genotype')
     subnet = deepcopy(model)
     genotype.apply_to(subnet)
     save_subnet(subnet, folder / 'subnet.pth', cfg, genotype, **meta)

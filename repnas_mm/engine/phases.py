@@ -2,7 +2,7 @@
 
 from mmengine.runner import IterBasedTrainLoop
 
-from ..checks import is_count, shown
+from ..checks import is_count, quote
 
 #: In this order; the log shows a phase by its number
 PHASES = ('warmup', 'search', 'frozen')
@@ -19,7 +19,7 @@ class Phases:
     def __init__(self, warmup: int, frozen: int):
         for name, length in (('warmup', warmup), ('frozen', frozen)):
             if not is_count(length, 0):
-                raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {shown(length)}.')
+                raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {quote(length)}.')
         self.warmup, self.frozen = warmup, frozen
 
     def now(self, runner) -> str:

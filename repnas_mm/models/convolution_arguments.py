@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.utils import _pair
 
-from ..checks import check_counts, is_count, shown
+from ..checks import check_counts, is_count, quote
 
 _PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')  # nn.Conv2d's
 
@@ -56,12 +56,12 @@ class ConvolutionArguments(NamedTuple):
             pair = value if isinstance(value, Sequence) else (value, value)
             if len(pair) != 2 or not all(is_count(length, least) for length in pair):
                 raise ValueError(
-                    f'{name} of an ODBBConv2d must be one or two integers of at least {least}, got {shown(value)}.'
+                    f'{name} of an ODBBConv2d must be one or two integers of at least {least}, got {quote(value)}.'
                 )
         if self.padding == 'same' and _pair(self.stride) != (1, 1):
-            raise ValueError(f"padding='same' of an ODBBConv2d needs stride=1, got {shown(self.stride)}.")
+            raise ValueError(f"padding='same' of an ODBBConv2d needs stride=1, got {quote(self.stride)}.")
         if not isinstance(self.padding_mode, str) or self.padding_mode not in _PADDING_MODES:
             raise ValueError(
                 f'padding_mode of an ODBBConv2d must be one of {", ".join(_PADDING_MODES)}, '
-                f'got {shown(self.padding_mode)}.'
+                f'got {quote(self.padding_mode)}.'
             )

@@ -7,7 +7,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checks import is_positive, refusing, shown
+from ..checks import explain_errors, is_positive, quote
 from . import fast
 
 
@@ -17,22 +17,22 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     Raises:
         ValueError: for any other norm.
     """
-    with refusing(f'norm_cfg={shown(norm_cfg)} builds no norm'):
+    with explain_errors(f'norm_cfg={quote(norm_cfg)} builds no norm'):
         norm = build_norm_layer(norm_cfg, channels)[1]
     if not isinstance(norm, _BatchNorm) or isinstance(norm, nn.BatchNorm1d | nn.BatchNorm3d):
         raise ValueError(
-            f'norm_cfg={shown(norm_cfg)} builds a {type(norm).__name__}, which cannot be fused into a convolution; '
+            f'norm_cfg={quote(norm_cfg)} builds a {type(norm).__name__}, which cannot be fused into a convolution; '
             "use type='BN' or type='SyncBN'."
         )
     if norm.weight is None or norm.running_mean is None:
         raise ValueError(
-            f'norm_cfg={shown(norm_cfg)} builds a norm without affine parameters or without running statistics, which '
+            f'norm_cfg={quote(norm_cfg)} builds a norm without affine parameters or without running statistics, which '
             'cannot be gated and fused; leave affine and track_running_stats at True.'
         )
     if not is_positive(norm.eps):
-        raise ValueError(f'eps of norm_cfg must be a positive number, got {shown(norm.eps)}.')
+        raise ValueError(f'eps of norm_cfg must be a positive number, got {quote(norm.eps)}.')
     if norm.momentum is not None and not (isinstance(norm.momentum, Real) and 0 <= norm.momentum <= 1):  # type: ignore[operator]
-        raise ValueError(f'momentum of norm_cfg must be None or from 0 to 1, got {shown(norm.momentum)}.')
+        raise ValueError(f'momentum of norm_cfg must be None or from 0 to 1, got {quote(norm.momentum)}.')
     return norm
 
 

@@ -10,7 +10,7 @@ from mmengine.dist import all_reduce
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..checks import check_counts, check_flags, is_count, refusing, shown
+from ..checks import check_counts, check_flags, explain_errors, is_count, quote
 from ..registry import register
 from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
@@ -88,7 +88,7 @@ class ODBBlock(BaseModule):
         super().__init__(init_cfg)
         if not is_count(kernel_size, 3) or kernel_size % 2 == 0:
             raise ValueError(
-                f'kernel_size of an ODBBlock must be an odd integer of at least 3, got {shown(kernel_size)}.'
+                f'kernel_size of an ODBBlock must be an odd integer of at least 3, got {quote(kernel_size)}.'
             )
         check_counts('an ODBBlock', in_channels=in_channels, out_channels=out_channels, stride=stride, groups=groups)
         check_flags('an ODBBlock', share_weights=share_weights, with_cp=with_cp, deploy=deploy)
@@ -101,7 +101,7 @@ class ODBBlock(BaseModule):
         self.deploy = deploy
         self.candidates = candidates(in_channels, out_channels, stride)
         kept = self.candidates if branches is None else self.check_branches(branches)
-        with refusing(f'act_cfg={shown(act_cfg)} builds no activation'):
+        with explain_errors(f'act_cfg={quote(act_cfg)} builds no activation'):
             self.act = nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
         # ζ of the current sample (Eq. 11) and λ; without noise z is the constant 1
         self.noise: Tensor | None = None
@@ -130,13 +130,13 @@ class ODBBlock(BaseModule):
     def check_branches(self, branches: Iterable[str]) -> tuple[str, ...]:
         """``branches`` in the fixed order, or a ValueError that says which one is wrong."""
         if isinstance(branches, str):
-            raise TypeError(f'branches must be a sequence of names, got the string {shown(branches)}.')
+            raise TypeError(f'branches must be a sequence of names, got the string {quote(branches)}.')
         if not isinstance(branches, Iterable):
-            raise TypeError(f'branches must be a sequence of names, got {shown(branches)}.')
+            raise TypeError(f'branches must be a sequence of names, got {quote(branches)}.')
         branches = tuple(branches)
         for name in branches:
             if not isinstance(name, str) or name not in BRANCHES:
-                raise ValueError(f'Unknown branch {shown(name)}; known branches are {", ".join(BRANCHES)}.')
+                raise ValueError(f'Unknown branch {quote(name)}; known branches are {", ".join(BRANCHES)}.')
             if name not in self.candidates:
                 raise ValueError(
                     f"Branch '{name}' does not exist in a block with in_channels={self.in_channels}, "

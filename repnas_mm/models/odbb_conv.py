@@ -8,7 +8,7 @@ from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from ..checks import check_flags, shown
+from ..checks import check_flags, quote
 from ..registry import register
 from ..search.genotype import PRESETS
 from ..search.space import candidates
@@ -143,7 +143,7 @@ def _preset_branches(genotype: str | None, existing: Iterable[str]) -> tuple[str
         return None
     if not isinstance(genotype, str) or genotype not in PRESETS:
         raise ValueError(
-            f'genotype={shown(genotype)} of an ODBBConv2d must be one of the presets {", ".join(PRESETS)}; a searched '
+            f'genotype={quote(genotype)} of an ODBBConv2d must be one of the presets {", ".join(PRESETS)}; a searched '
             'one comes with the subnet checkpoint, or with ODBBBackbone(base=..., genotype=...).'
         )
     return tuple(name for name in existing if name in PRESETS[genotype])

@@ -5,7 +5,7 @@ from collections.abc import MutableMapping
 import torch
 from torch import Tensor, nn
 
-from ..checks import refusing
+from ..checks import explain_errors
 from . import reparam
 
 #: The branch that takes over a whole convolution; at first its BN is the identity and those of all others give zero.
@@ -37,7 +37,7 @@ def pop_convolution(state_dict: MutableMapping[str, Tensor], prefix: str, groups
         return None
     if 'branch_3x3.conv.weight' in keys:
         state = {key: state_dict.pop(full) for key, full in keys.items() if key.startswith('branch_')}
-        with refusing(f"The checkpoint's RepVGG block '{prefix[:-1]}' is not whole"):
+        with explain_errors(f"The checkpoint's RepVGG block '{prefix[:-1]}' is not whole"):
             return _fuse_repvgg(state, groups, eps)
     for name in ('reparam.', 'branch_reparam.', ''):
         if name + 'weight' in keys:

@@ -1,7 +1,7 @@
 from .block import Block, ConvolutionBlock, find_blocks
 from .branch_search import BranchSearch
 from .genotype import PRESETS, Genotype, resolve_genotype
-from .space import BRANCHES, draw_blocks, find_candidates, space_size
+from .space import BRANCHES, find_candidates, sample_blocks, space_size
 
 __all__ = [
     'BRANCHES',
@@ -10,9 +10,9 @@ __all__ = [
     'BranchSearch',
     'ConvolutionBlock',
     'Genotype',
-    'draw_blocks',
     'find_blocks',
     'find_candidates',
     'resolve_genotype',
+    'sample_blocks',
     'space_size',
 ]

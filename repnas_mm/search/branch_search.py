@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import is_positive, shown
+from ..checks import is_positive, quote
 from .block import Block
 from .memory import BlockMemory, parse_bytes
 from .sampler import keep_memory, keep_number, logistic_noise
@@ -38,7 +38,7 @@ class BranchSearch:
         # beyond this the gates' derivatives leave float32
         if not is_positive(temperature) or not 1e-6 <= temperature <= 1e6:
             raise ValueError(
-                f'temperature must be a positive number, got {shown(temperature)}; choose one from 1e-6 to 1e6.'
+                f'temperature must be a positive number, got {quote(temperature)}; choose one from 1e-6 to 1e6.'
             )
         if not blocks:
             raise ValueError('There is no block to search.')

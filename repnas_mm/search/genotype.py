@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import reason, shown
+from ..checks import error_text, quote
 from ..utils.fileio import atomic_write
 from .block import find_blocks
-from .space import BRANCHES, Candidates, draw_blocks, find_candidates
+from .space import BRANCHES, Candidates, find_candidates, sample_blocks
 
 FORMAT, VERSION = 'repnas_mm.genotype', 1
 
@@ -53,13 +53,13 @@ class Genotype(Mapping):
 
     def __init__(self, blocks: Mapping[str, Sequence[str]], share_weights: bool = True, source: dict | None = None):
         if not isinstance(blocks, Mapping) or not blocks:
-            raise ValueError(f'"blocks" must map block names to branch names and not be empty, got {shown(blocks)}.')
+            raise ValueError(f'"blocks" must map block names to branch names and not be empty, got {quote(blocks)}.')
         self._blocks = {name: _check_block(name, branches) for name, branches in blocks.items()}
         if not isinstance(share_weights, bool):
-            raise TypeError(f'share_weights must be true or false, got {shown(share_weights)}.')
+            raise TypeError(f'share_weights must be true or false, got {quote(share_weights)}.')
         self.share_weights = share_weights
         if source is not None and not isinstance(source, Mapping):
-            raise TypeError(f'source must be a mapping, got {shown(source)}.')
+            raise TypeError(f'source must be a mapping, got {quote(source)}.')
         self.source = dict(source or {})
 
     def __getitem__(self, block: str) -> tuple[str, ...]:
@@ -107,19 +107,19 @@ class Genotype(Mapping):
         """
         found = find_candidates(model) if isinstance(model, nn.Module) else dict(model)
         if not found:
-            raise ValueError(f'Preset {shown(name)} needs a model with ODBB blocks; {type(model).__name__} has none.')
+            raise ValueError(f'Preset {quote(name)} needs a model with ODBB blocks; {type(model).__name__} has none.')
         source: dict[str, Any] = dict(preset=name)
         if name == 'random':
             if num_branches is None or seed is None:
                 raise ValueError("Preset 'random' needs num_branches and seed.")
             source.update(num_branches=num_branches, seed=seed)
-            blocks = draw_blocks(found, num_branches, random.Random(seed))
+            blocks = sample_blocks(found, num_branches, random.Random(seed))
         elif name in PRESETS:
             if num_branches is not None or seed is not None:
                 raise ValueError(f"num_branches and seed belong to preset 'random', not to '{name}'.")
             blocks = {block: tuple(b for b in names if b in PRESETS[name]) for block, names in found.items()}
         else:
-            raise ValueError(f'Unknown preset {shown(name)}; known presets are {", ".join(PRESETS)}, random.')
+            raise ValueError(f'Unknown preset {quote(name)}; known presets are {", ".join(PRESETS)}, random.')
         return cls(blocks, share_weights=False, source=source)
 
     @classmethod
@@ -139,7 +139,7 @@ class Genotype(Mapping):
                 f'the package ships {", ".join(shipped)}.'
             ) from e
         except (ValueError, TypeError) as e:
-            raise ValueError(f'Genotype file {str(path)!r} is not valid: {reason(e)}.') from e
+            raise ValueError(f'Genotype file {str(path)!r} is not valid: {error_text(e)}.') from e
 
     @classmethod
     def from_dict(cls, data: Mapping) -> 'Genotype':
@@ -150,13 +150,13 @@ class Genotype(Mapping):
         if unknown := sorted(set(map(str, data)) - known):
             raise ValueError(f'unknown key {json.dumps(unknown[0][:100])}; known keys are {", ".join(sorted(known))}.')
         if data.get('format') != FORMAT:
-            raise ValueError(f'key "format" must be "{FORMAT}", got {shown(data.get("format"))}.')
+            raise ValueError(f'key "format" must be "{FORMAT}", got {quote(data.get("format"))}.')
         if data.get('version') != VERSION or type(data['version']) is not int:
-            raise ValueError(f'key "version" must be {VERSION}, got {shown(data.get("version"))}.')
+            raise ValueError(f'key "version" must be {VERSION}, got {quote(data.get("version"))}.')
         genotype = cls(data.get('blocks', {}), data.get('share_weights', True), data.get('source'))
         number = data.get('num_branches', genotype.num_branches)
         if number != genotype.num_branches or type(number) is not int:
-            raise ValueError(f'key "num_branches" is {shown(number)}, but the blocks keep {genotype.num_branches}.')
+            raise ValueError(f'key "num_branches" is {quote(number)}, but the blocks keep {genotype.num_branches}.')
         return genotype
 
     def to_dict(self) -> dict:
@@ -189,7 +189,7 @@ class Genotype(Mapping):
         (prefix, count), *others = found.most_common() or [('', 0)]
         if others and others[0][1] == count:
             raise ValueError(
-                f'The genotype fits under {shown(prefix)} as well as under {shown(others[0][0])}; give only one of the '
+                f'The genotype fits under {quote(prefix)} as well as under {quote(others[0][0])}; give only one of the '
                 'two.'
             )
         own = {n[len(prefix) :]: branches for n, branches in self.items() if n.startswith(prefix)}
@@ -201,10 +201,10 @@ class Genotype(Mapping):
         """Raise ValueError unless this genotype is one of a model with these blocks."""
         hint = 'it belongs to another network.'
         if missing := [name for name in candidates if name not in self]:
-            raise ValueError(f'The genotype has no block {shown(missing[0])} ({len(missing)} missing); {hint}')
+            raise ValueError(f'The genotype has no block {quote(missing[0])} ({len(missing)} missing); {hint}')
         if unknown := [name for name in self if name not in candidates]:
             raise ValueError(
-                f"The genotype's block {shown(unknown[0])} is not in the model ({len(unknown)} unknown); {hint}"
+                f"The genotype's block {quote(unknown[0])} is not in the model ({len(unknown)} unknown); {hint}"
             )
         for name, branches in self.items():
             if absent := [branch for branch in branches if branch not in candidates[name]]:
@@ -244,7 +244,7 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
         shipped = shipped_genotypes()
         if str(genotype) not in shipped and not os.path.exists(genotype) and not str(genotype).endswith('.json'):
             raise ValueError(
-                f'genotype={shown(str(genotype))} is neither a file nor a preset nor shipped; known presets are '
+                f'genotype={quote(str(genotype))} is neither a file nor a preset nor shipped; known presets are '
                 f'{", ".join(PRESETS)}, random, and shipped genotypes are {", ".join(shipped)}.'
             )
         genotype = Genotype.load(genotype)
@@ -252,24 +252,24 @@ def resolve_genotype(genotype, candidates: Candidates) -> Genotype:
         if 'preset' in genotype:
             if unknown := sorted(set(genotype) - {'preset', 'num_branches', 'seed'}):
                 raise ValueError(
-                    f"genotype has unknown key {shown(unknown[0])} beside 'preset'; known are num_branches, seed."
+                    f"genotype has unknown key {quote(unknown[0])} beside 'preset'; known are num_branches, seed."
                 )
             arguments = dict(genotype)
             return Genotype.from_preset(arguments.pop('preset'), candidates, **arguments)
         genotype = Genotype.from_dict(genotype)
     elif not isinstance(genotype, Genotype):
-        raise TypeError(f'genotype must be a path, a name, a dict or a Genotype, got {shown(genotype)}.')
+        raise TypeError(f'genotype must be a path, a name, a dict or a Genotype, got {quote(genotype)}.')
     return genotype.restrict(candidates)
 
 
 def _check_block(name: str, branches: Sequence[str]) -> tuple[str, ...]:
     """The branches of one block in the fixed order, or an error that names the block."""
     if isinstance(branches, str) or not isinstance(branches, Sequence):
-        raise TypeError(f'block {shown(name)} must have a list of branch names, got {shown(branches)}.')
+        raise TypeError(f'block {quote(name)} must have a list of branch names, got {quote(branches)}.')
     for branch in branches:
         if not isinstance(branch, str) or branch not in BRANCHES:
             known = ', '.join(BRANCHES)
-            raise ValueError(f'block {shown(name)} has unknown branch {shown(branch)}; known are {known}.')
+            raise ValueError(f'block {quote(name)} has unknown branch {quote(branch)}; known are {known}.')
     if not branches:
-        raise ValueError(f'block {shown(name)} keeps no branch; every block needs at least one.')
+        raise ValueError(f'block {quote(name)} keeps no branch; every block needs at least one.')
     return tuple(branch for branch in BRANCHES if branch in branches)

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..checks import shown
+from ..checks import quote
 
 _UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30}
 
@@ -26,12 +26,12 @@ def parse_bytes(size: int | str) -> int:
         parsed = size if type(size) is int else 0
     if parsed < 1:
         raise ValueError(
-            f"memory={shown(size)} is not a size; write a number of bytes or something like '6GiB' or '500MB'."
+            f"memory={quote(size)} is not a size; write a number of bytes or something like '6GiB' or '500MB'."
         )
     return parsed
 
 
-def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, kept: tuple[int, ...]) -> int:
+def block_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, kept: tuple[int, ...]) -> int:
     """Bytes that one training forward of ``block`` saves for backward.
 
     The forward really runs, on a copy without data (torch's meta device). Parameters are not counted, nor is the
@@ -50,10 +50,10 @@ def saved_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, ke
     x = torch.empty(shape, dtype=dtype, device='meta', requires_grad=True)
     with torch.enable_grad():
         # a view of the input, so that an in-place operation in the block may not meet a leaf
-        return kept_bytes(lambda: copy(x.view_as(x)), (x, *copy.parameters(), *copy.buffers()))
+        return bytes_saved_for_backward(lambda: copy(x.view_as(x)), (x, *copy.parameters(), *copy.buffers()))
 
 
-def kept_bytes(forward: Callable[[], torch.Tensor], owned: Iterable[torch.Tensor]) -> int:
+def bytes_saved_for_backward(forward: Callable[[], torch.Tensor], owned: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages that ``forward`` made and that live as long as the graph behind its result does.
 
     What autograd saves is among them, and so is what the graph's hooks hold on to. Storages of ``owned`` tensors are
@@ -84,7 +84,7 @@ class _MadeStorages(TorchDispatchMode):
 
 
 class BlockMemory:
-    """Looks up `saved_bytes` of (block number, kept candidates), measuring every combination once.
+    """Looks up `block_bytes` of (block number, kept candidates), measuring every combination once.
 
     Args:
         blocks: The searched blocks.
@@ -99,5 +99,5 @@ class BlockMemory:
         block, (shape, dtype) = self.blocks[block_id], self.inputs[block_id]
         key = (repr(block), shape, dtype, kept)
         if key not in self._cache:
-            self._cache[key] = saved_bytes(block, shape, dtype, kept)
+            self._cache[key] = block_bytes(block, shape, dtype, kept)
         return self._cache[key]

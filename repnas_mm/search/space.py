@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import shown
+from ..checks import quote
 from .block import find_blocks
 
 #: Branch name -> branch class, in the order in which every block lists its candidates. Filled by `register_branch`.
@@ -44,15 +44,15 @@ def check_num_branches(num_branches: int, candidates: Candidates) -> None:
     """Raise ValueError unless ``num_branches`` can be kept with at least one branch in every block."""
     total = sum(len(names) for names in candidates.values())
     if not isinstance(num_branches, int) or isinstance(num_branches, bool):
-        raise TypeError(f'num_branches must be an integer, got {shown(num_branches)}.')
+        raise TypeError(f'num_branches must be an integer, got {quote(num_branches)}.')
     if num_branches < len(candidates):
         raise ValueError(
-            f'num_branches={shown(num_branches)} is less than the {len(candidates)} ODBB blocks of the model, each of '
+            f'num_branches={quote(num_branches)} is less than the {len(candidates)} ODBB blocks of the model, each of '
             f'which keeps at least one branch; choose a number from {len(candidates)} to {total}.'
         )
     if num_branches > total:
         raise ValueError(
-            f'num_branches={shown(num_branches)} is more than the {total} candidate branches of the model; '
+            f'num_branches={quote(num_branches)} is more than the {total} candidate branches of the model; '
             f'choose a number from {len(candidates)} to {total}.'
         )
 
@@ -72,7 +72,7 @@ def space_size(candidates: Candidates, num_branches: int | None = None) -> int:
     return _ways([len(names) for names in candidates.values()], num_branches)[0][num_branches]
 
 
-def draw_blocks(candidates: Candidates, num_branches: int, rng: random.Random) -> dict[str, tuple[str, ...]]:
+def sample_blocks(candidates: Candidates, num_branches: int, rng: random.Random) -> dict[str, tuple[str, ...]]:
     """One architecture drawn uniformly from all that keep ``num_branches`` branches, at least one a block."""
     check_num_branches(num_branches, candidates)
     ways = _ways([len(names) for names in candidates.values()], num_branches)

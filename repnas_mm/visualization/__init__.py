@@ -1,5 +1,5 @@
-from .alpha_heatmap import draw_alpha
+from .alpha_heatmap import plot_alpha
 from .figure import save_figure
-from .genotype_plot import draw_genotype
+from .genotype_plot import plot_genotype
 
-__all__ = ['draw_alpha', 'draw_genotype', 'save_figure']
+__all__ = ['plot_alpha', 'plot_genotype', 'save_figure']

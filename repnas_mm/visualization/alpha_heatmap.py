@@ -10,7 +10,7 @@ from ..search.space import BRANCHES, Candidates
 from .figure import to_image
 
 
-def draw_alpha(alphas: Mapping[str, Tensor], candidates: Candidates) -> np.ndarray:
+def plot_alpha(alphas: Mapping[str, Tensor], candidates: Candidates) -> np.ndarray:
     """α of every block as an RGB image, (H, W, 3) uint8; branches that do not exist are left blank.
 
     Args:

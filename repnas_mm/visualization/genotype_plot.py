@@ -11,7 +11,7 @@ from ..search.space import BRANCHES
 _COLORS = ['#4477aa', '#222255', '#66ccee', '#228833', '#ccbb44', '#ee6677', '#aa3377']
 
 
-def draw_genotype(genotype: Genotype, title: str | None = None) -> Figure:
+def plot_genotype(genotype: Genotype, title: str | None = None) -> Figure:
     """Kept branches as filled cells, dropped ones empty, stages separated by lines."""
     names, rows = list(genotype), list(BRANCHES)
     figure = Figure(figsize=(max(4.0, 1.8 + 0.32 * len(names)), 3.0), layout='constrained')

@@ -31,7 +31,7 @@ def messages(path) -> list[tuple[str, str]]:
         if not isinstance(call, ast.Call) or not call.args:
             continue
         name = getattr(call.func, 'id', getattr(call.func, 'attr', ''))
-        if isinstance(node, ast.Raise) or name in ('refusing', 'error', 'warning', 'warn', 'print_log'):
+        if isinstance(node, ast.Raise) or name in ('explain_errors', 'error', 'warning', 'warn', 'print_log'):
             found.append((f'{path.relative_to(ROOT)}:{call.lineno}', literal(call.args[0])))
     return found
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from repnas_mm.models.fast.moments import input_moments, norm_from_moments
-from repnas_mm.search.memory import kept_bytes
+from repnas_mm.search.memory import bytes_saved_for_backward
 
 
 def norm_of(channels, momentum=0.1):
@@ -65,7 +65,7 @@ def test_a_large_mean_costs_no_digits():
 
 def test_moments_of_half_precision_are_exact_and_keep_no_copy_of_it():
     x = torch.randn(2, 4, 16, 16).bfloat16().requires_grad_()
-    assert kept_bytes(lambda: input_moments(x, 1)[1], [x]) < 1000
+    assert bytes_saved_for_backward(lambda: input_moments(x, 1)[1], [x]) < 1000
     covariance = input_moments(x, 1)[1]
     torch.testing.assert_close(covariance, input_moments(x.float(), 1)[1])
     covariance.sum().backward()

@@ -8,7 +8,7 @@ from blocks import make_block, make_image, mask_of, masks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repnas_mm.models import fast
-from repnas_mm.search.memory import kept_bytes
+from repnas_mm.search.memory import bytes_saved_for_backward
 
 IMAGE = (2, 4, 16, 16)
 MAP = 2 * 4 * 16 * 16 * 8  # bytes of a feature map, float64
@@ -87,7 +87,7 @@ def test_what_is_saved_is_all_but_the_outputs_of_1x1_convolutions(branches, maps
     block = make_block()
     block.set_active(mask_of(block, branches))
     image = make_image(*IMAGE).requires_grad_()
-    kept = kept_bytes(lambda: block(image), (image, *block.parameters(), *block.buffers()))
+    kept = bytes_saved_for_backward(lambda: block(image), (image, *block.parameters(), *block.buffers()))
     small = 8 * 4 * 8 * len(branches)  # moments and gates, a few numbers a channel
     assert maps * MAP <= kept <= maps * MAP + small + 2 * block.weight.nbytes
 
@@ -103,7 +103,7 @@ def test_dropped_activations_are_not_held_by_what_computes_them_again():
         torch.autograd.grad(y.sum(), image, retain_graph=True)
         return y
 
-    assert kept_bytes(backward_keeping_the_graph, owned) < MAP
+    assert bytes_saved_for_backward(backward_keeping_the_graph, owned) < MAP
 
 
 def test_a_1x1_convolution_is_computed_again_once_in_every_backward():

@@ -2,11 +2,11 @@
 
 import pytest
 
-from reproduction.latency_plot import draw_latency
+from reproduction.latency_plot import plot_latency
 
 
 def test_bars_are_the_seconds():
-    (axes,) = draw_latency({'NCHW': {'a': 0.5, 'b': 2.0}, 'channels_last': {'a': 0.25, 'b': 1.0}}, 'seconds').axes
+    (axes,) = plot_latency({'NCHW': {'a': 0.5, 'b': 2.0}, 'channels_last': {'a': 0.25, 'b': 1.0}}, 'seconds').axes
     bars = {c.get_label(): [bar.get_width() for bar in c] for c in axes.containers}
     assert bars == {'NCHW': [0.5, 2.0], 'channels_last': [0.25, 1.0]}
     assert [label.get_text() for label in axes.get_yticklabels()] == ['a', 'b']

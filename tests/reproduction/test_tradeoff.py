@@ -3,14 +3,14 @@
 import matplotlib.container
 import numpy as np
 
-from reproduction.tradeoff import draw_tradeoff
+from reproduction.tradeoff import plot_tradeoff
 
 CURVE = {'odbb': [(52, 91.0, 0.3), (39, 90.0, 0.1)]}
 POINTS = {'acb': [(39, 89.5, 0.0)], 'dbb': [(52, 90.5, 0.2)]}
 
 
 def test_every_value_is_drawn():
-    figure = draw_tradeoff(CURVE, POINTS, 'branches', 'top-1 (%)')
+    figure = plot_tradeoff(CURVE, POINTS, 'branches', 'top-1 (%)')
     (axes,) = figure.axes
     drawn = {c.get_label(): c for c in axes.containers if isinstance(c, matplotlib.container.ErrorbarContainer)}
     assert list(drawn) == ['odbb', 'acb', 'dbb']
@@ -23,5 +23,5 @@ def test_every_value_is_drawn():
 
 
 def test_logarithmic_axis():
-    (axes,) = draw_tradeoff(CURVE, {}, 's', '%', logarithmic=True).axes
+    (axes,) = plot_tradeoff(CURVE, {}, 's', '%', logarithmic=True).axes
     assert axes.get_xscale() == 'log'

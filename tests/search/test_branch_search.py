@@ -11,7 +11,7 @@ from torch import nn
 
 from repnas_mm.models import ODBBlock
 from repnas_mm.search import BranchSearch, find_blocks
-from repnas_mm.search.memory import saved_bytes
+from repnas_mm.search.memory import block_bytes
 
 SIZES = {'0': 7, '1': 6, '2': 7}
 INPUTS = {name: ((2, c, 8, 8), torch.float32) for name, c in zip(SIZES, (4, 4, 8))}
@@ -286,7 +286,7 @@ def bytes_of(net: nn.Module, mask: np.ndarray) -> int:
     total, start = 0, 0
     for block, inputs in zip(net, INPUTS.values()):
         own = mask[start : start + len(block.candidates)]
-        total += saved_bytes(block, *inputs, tuple(np.flatnonzero(own).tolist()))
+        total += block_bytes(block, *inputs, tuple(np.flatnonzero(own).tolist()))
         start += len(block.candidates)
     return total
 
@@ -302,7 +302,7 @@ def test_the_memory_constraint_needs_to_see_the_inputs_first():
 def costliest_branches(net: nn.Module) -> int:
     """What the network saves with one branch a block, the costliest one."""
     return sum(
-        max(saved_bytes(block, *inputs, (j,)) for j in range(len(block.candidates)))
+        max(block_bytes(block, *inputs, (j,)) for j in range(len(block.candidates)))
         for block, inputs in zip(net, INPUTS.values())
     )
 

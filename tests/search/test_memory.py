@@ -8,7 +8,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from repnas_mm.models import ODBBlock
-from repnas_mm.search.memory import BlockMemory, parse_bytes, saved_bytes
+from repnas_mm.search.memory import BlockMemory, block_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_saved_bytes_are_what_a_real_forward_saves(shape, kept):
     block = ODBBlock(**SHAPES[shape])
     x = torch.randn(4, block.in_channels, 24, 24)
     expected = really_saved(block, x, kept)
-    assert saved_bytes(block, tuple(x.shape), x.dtype, kept) == pytest.approx(expected, rel=0.01, abs=64)
+    assert block_bytes(block, tuple(x.shape), x.dtype, kept) == pytest.approx(expected, rel=0.01, abs=64)
 
 
 def test_branches_that_share_a_convolution_do_not_add_up():
     def cost(*kept):
-        return saved_bytes(ODBBlock(8, 8), (4, 8, 24, 24), torch.float32, kept)
+        return block_bytes(ODBBlock(8, 8), (4, 8, 24, 24), torch.float32, kept)
 
     feature_map = 4 * 8 * 24 * 24 * 4
     shared = cost(0) + cost(3) - cost(0, 3)
@@ -95,7 +95,7 @@ def test_branches_that_share_a_convolution_do_not_add_up():
 
 
 def test_half_precision_takes_half():
-    sizes = [saved_bytes(ODBBlock(8, 8), (4, 8, 32, 32), dtype, (0, 1)) for dtype in (torch.float32, torch.float16)]
+    sizes = [block_bytes(ODBBlock(8, 8), (4, 8, 32, 32), dtype, (0, 1)) for dtype in (torch.float32, torch.float16)]
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
 
 
@@ -107,7 +107,7 @@ def test_counting_leaves_the_block_as_it_was():
     block.eval()
     state, grads = deepcopy(block.state_dict()), {n: p.grad for n, p in block.named_parameters()}
     random_state = torch.get_rng_state()
-    saved_bytes(block, (4, 8, 16, 16), torch.float16, (1, 4))
+    block_bytes(block, (4, 8, 16, 16), torch.float16, (1, 4))
     after = block.state_dict()
     assert state.keys() == after.keys()
     assert all(torch.equal(state[key], after[key]) and state[key].dtype == after[key].dtype for key in state)
@@ -119,23 +119,23 @@ def test_counting_leaves_the_block_as_it_was():
 
 def test_the_answer_does_not_depend_on_the_blocks_present_state():
     block = ODBBlock(8, 8)
-    fresh = saved_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4))
+    fresh = block_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4))
     block.set_active([False] * 6 + [True], torch.zeros(7))
     block.eval()
-    assert saved_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4)) == fresh
+    assert block_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4)) == fresh
 
 
 def test_the_answer_does_not_depend_on_whether_autograd_is_on():
     block = ODBBlock(8, 8)
-    expected = saved_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4))
+    expected = block_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4))
     with torch.no_grad():
-        assert saved_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4)) == expected
+        assert block_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4)) == expected
 
 
 def test_sync_bn_is_counted_without_a_process_group():
     block = ODBBlock(8, 8, norm_cfg=dict(type='SyncBN'))
     plain = ODBBlock(8, 8)
-    assert saved_bytes(block, (4, 8, 16, 16), torch.float32, (0, 1)) == saved_bytes(
+    assert block_bytes(block, (4, 8, 16, 16), torch.float32, (0, 1)) == block_bytes(
         plain, (4, 8, 16, 16), torch.float32, (0, 1)
     )
 
@@ -154,11 +154,11 @@ def test_each_block_of_a_model_is_counted_as_itself():
     memory = BlockMemory(blocks, [x] * len(blocks))
     for _ in range(2):
         for kept in [(0,), (0, 3), (1, 2, 3)]:
-            assert [memory(i, kept) for i in range(len(blocks))] == [saved_bytes(b, *x, kept) for b in blocks]
+            assert [memory(i, kept) for i in range(len(blocks))] == [block_bytes(b, *x, kept) for b in blocks]
 
 
 def test_a_recomputed_block_is_not_taken_for_one_that_is_not():
     x = ((4, 8, 16, 16), torch.float32)
     blocks = [ODBBlock(8, 8), ODBBlock(8, 8, with_cp=True)]
     memory = BlockMemory(blocks, [x] * 2)
-    assert [memory(i, (0, 1)) for i in range(2)] == [saved_bytes(b, *x, (0, 1)) for b in blocks]
+    assert [memory(i, (0, 1)) for i in range(2)] == [block_bytes(b, *x, (0, 1)) for b in blocks]

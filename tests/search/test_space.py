@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from repnas_mm.models import ODBBBackbone
-from repnas_mm.search import BRANCHES, draw_blocks, find_blocks, find_candidates, space_size
+from repnas_mm.search import BRANCHES, find_blocks, find_candidates, sample_blocks, space_size
 from repnas_mm.search.space import candidates, check_num_branches
 
 SEVEN = ('1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1', 'skip')
@@ -69,7 +69,7 @@ def test_space_size_counts_what_a_search_may_return(sizes, data):
 )
 def test_draws_are_uniform_over_all_architectures(space, c):
     valid, rng = everything(space, c), random.Random(0)
-    drawn = Counter(tuple(draw_blocks(space, c, rng).values()) for _ in range(20_000))
+    drawn = Counter(tuple(sample_blocks(space, c, rng).values()) for _ in range(20_000))
     assert set(drawn) <= set(valid)
     assert chisquare([drawn[architecture] for architecture in valid]).pvalue > 1e-3
 
@@ -79,7 +79,7 @@ def test_draws_are_uniform_over_all_architectures(space, c):
 def test_a_draw_keeps_exactly_what_was_asked(sizes, data):
     space = {str(i): SEVEN[:n] for i, n in enumerate(sizes)}
     c = data.draw(st.integers(len(sizes), sum(sizes)))
-    drawn = draw_blocks(space, c, random.Random(data.draw(st.integers(0, 2**32))))
+    drawn = sample_blocks(space, c, random.Random(data.draw(st.integers(0, 2**32))))
     assert list(drawn) == list(space)
     assert sum(map(len, drawn.values())) == c
     for block, branches in drawn.items():
@@ -89,7 +89,7 @@ def test_a_draw_keeps_exactly_what_was_asked(sizes, data):
 
 def test_draws_are_reproducible():
     space = {str(i): SEVEN for i in range(22)}
-    draws = [draw_blocks(space, 66, random.Random(seed)) for seed in (0, 0, 1)]
+    draws = [sample_blocks(space, 66, random.Random(seed)) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -105,7 +105,7 @@ def test_draws_are_reproducible():
         (True, TypeError, 'must be an integer, got True'),
     ],
 )
-@pytest.mark.parametrize('use', [check_num_branches, lambda c, s: draw_blocks(s, c, random.Random(0))])
+@pytest.mark.parametrize('use', [check_num_branches, lambda c, s: sample_blocks(s, c, random.Random(0))])
 def test_an_impossible_number_of_branches_is_refused(use, c, error, words):
     with pytest.raises(error, match=words) as e:
         use(c, {'a': SEVEN, 'b': SEVEN[:-1]})

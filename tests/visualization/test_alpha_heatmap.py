@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from repnas_mm.search import BRANCHES
-from repnas_mm.visualization import draw_alpha
+from repnas_mm.visualization import plot_alpha
 
 CANDIDATES = {'a': tuple(BRANCHES), 'b': tuple(BRANCHES)[:-1], 'c': tuple(BRANCHES)}
 
@@ -32,7 +32,7 @@ def drawn(monkeypatch):
 
 
 def test_it_is_an_rgb_image():
-    image = draw_alpha(alphas(), CANDIDATES)
+    image = plot_alpha(alphas(), CANDIDATES)
     assert image.dtype == np.uint8
     assert image.ndim == 3 and image.shape[2] == 3 and min(image.shape[:2]) > 100
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
@@ -40,7 +40,7 @@ def test_it_is_an_rgb_image():
 
 def test_every_alpha_is_at_its_block_and_branch_and_missing_ones_are_blank(drawn):
     values = alphas()
-    draw_alpha(values, CANDIDATES)
+    plot_alpha(values, CANDIDATES)
     ((shown, _),) = drawn
     assert shown.shape == (len(BRANCHES), len(CANDIDATES))
     for x, (block, names) in enumerate(CANDIDATES.items()):
@@ -53,26 +53,26 @@ def test_every_alpha_is_at_its_block_and_branch_and_missing_ones_are_blank(drawn
 
 def test_zero_is_the_middle_of_the_colors(drawn):
     values = alphas()
-    draw_alpha(values, CANDIDATES)
+    plot_alpha(values, CANDIDATES)
     ((_, kwargs),) = drawn
     assert kwargs['vmax'] == -kwargs['vmin'] == pytest.approx(max(a.abs().max().item() for a in values.values()))
 
 
 def test_alphas_that_are_all_zero_are_drawn():
-    assert draw_alpha(alphas(0.0), CANDIDATES).dtype == np.uint8
+    assert plot_alpha(alphas(0.0), CANDIDATES).dtype == np.uint8
 
 
 def test_the_same_alphas_are_the_same_image():
-    assert np.array_equal(draw_alpha(alphas(), CANDIDATES), draw_alpha(alphas(), CANDIDATES))
-    assert not np.array_equal(draw_alpha(alphas(), CANDIDATES), draw_alpha(alphas(-1.0), CANDIDATES))
+    assert np.array_equal(plot_alpha(alphas(), CANDIDATES), plot_alpha(alphas(), CANDIDATES))
+    assert not np.array_equal(plot_alpha(alphas(), CANDIDATES), plot_alpha(alphas(-1.0), CANDIDATES))
 
 
 def test_the_users_matplotlib_is_left_alone():
     figures, backend, settings = plt.get_fignums(), matplotlib.get_backend(), dict(matplotlib.rcParams)
-    draw_alpha(alphas(), CANDIDATES)
+    plot_alpha(alphas(), CANDIDATES)
     assert (plt.get_fignums(), matplotlib.get_backend(), dict(matplotlib.rcParams)) == (figures, backend, settings)
 
 
 def test_pyplot_is_not_even_asked(monkeypatch):
     monkeypatch.setattr(plt, 'figure', lambda *_, **__: pytest.fail('pyplot made a figure'))
-    draw_alpha(alphas(), CANDIDATES)
+    plot_alpha(alphas(), CANDIDATES)

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from torch import nn
 
-from repnas_mm.search.memory import kept_bytes
+from repnas_mm.search.memory import bytes_saved_for_backward
 
 from .compared import repvgg_branches, searched, stock
 from .draws import draws
@@ -32,4 +32,6 @@ def backbone_bytes(backbone: nn.Module, setting: Setting) -> int:
     backbone.train()
     images = setting.images()
     with setting.autocast():
-        return kept_bytes(lambda: backbone(images)[-1], (images, *backbone.parameters(), *backbone.buffers()))
+        return bytes_saved_for_backward(
+            lambda: backbone(images)[-1], (images, *backbone.parameters(), *backbone.buffers())
+        )

@@ -8,7 +8,7 @@ _COLORS = {'': '#4477aa', ', stock': '#999999'}
 _LABELS = {'': 'search', ', stock': 'stock RepVGG'}
 
 
-def draw_growth(rows: Sequence[dict], whats: Sequence[str]) -> Figure:
+def plot_growth(rows: Sequence[dict], whats: Sequence[str]) -> Figure:
     """Rows of the benchmark's growth as one panel for each of ``whats`` and each thing they grow with."""
     axes_of = list(dict.fromkeys(row['grows with'] for row in rows))
     figure = Figure(figsize=(3.2 * len(axes_of), 2.6 * len(whats)), layout='constrained')

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repnas_mm.engine.input_shapes import input_shapes
 from repnas_mm.search import BranchSearch, find_blocks
-from repnas_mm.search.memory import kept_bytes
+from repnas_mm.search.memory import bytes_saved_for_backward
 
 #: Training images, by class of the data set: those that need no look at the files, and what the public set has where
 #: nothing is downloaded yet
@@ -154,7 +154,7 @@ def _forward(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _saved_bytes(model: nn.Module, images: Tensor) -> int:
-    return kept_bytes(lambda: _forward(model, images), (images, *model.parameters(), *model.buffers()))
+    return bytes_saved_for_backward(lambda: _forward(model, images), (images, *model.parameters(), *model.buffers()))
 
 
 def _weight_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

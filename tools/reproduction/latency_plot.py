@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 _COLORS = ['#4477aa', '#ccbb44', '#ee6677', '#228833']
 
 
-def draw_latency(groups: Mapping[str, Mapping[str, float]], xlabel: str) -> Figure:
+def plot_latency(groups: Mapping[str, Mapping[str, float]], xlabel: str) -> Figure:
     """Draw way of measuring -> network -> seconds, a bar each; the first network is at the top."""
     names = list(next(iter(groups.values())))
     thickness = 0.8 / len(groups)

@@ -10,7 +10,7 @@ _COLORS = ['#4477aa', '#ee6677', '#228833', '#ccbb44', '#aa3377', '#66ccee', '#2
 _MARKERS = 'osD^vP*X'
 
 
-def draw_tradeoff(curves: Points, points: Points, xlabel: str, ylabel: str, logarithmic: bool = False) -> Figure:
+def plot_tradeoff(curves: Points, points: Points, xlabel: str, ylabel: str, logarithmic: bool = False) -> Figure:
     """Draw name -> [(x, y, standard error of y), ...], joined by lines (``curves``) or not (``points``)."""
     figure = Figure(figsize=(6.4, 4.2), layout='constrained')
     axes = figure.add_subplot()

@@ -12,7 +12,7 @@ from ...registry import register
 from ...search.block import find_blocks
 from ...search.branch_search import BranchSearch
 from ...utils.fileio import check_writable
-from ...visualization import draw_alpha
+from ...visualization import plot_alpha
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
 from ..export import export_search
@@ -229,7 +229,7 @@ class RepNASHook(SafeLoadHook):
     def _plot_alpha(self, runner) -> None:
         if is_main_process():
             alphas = {name: block.alpha for name, block in self.search.blocks.items()}
-            runner.visualizer.add_image('alpha', draw_alpha(alphas, self.search.candidates), runner.iter + 1)
+            runner.visualizer.add_image('alpha', plot_alpha(alphas, self.search.candidates), runner.iter + 1)
 
     def after_train(self, runner) -> None:
         """Set every copy of the model to the genotype, then export genotype, picture and subnet."""

@@ -9,7 +9,7 @@ from mmengine.utils import is_seq_of
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...checks import check_counts, check_flags, is_count, is_positive, refusing, shown
+from ...checks import check_counts, check_flags, explain_errors, is_count, is_positive, quote
 from ...registry import register
 from ...search.genotype import resolve_genotype
 from ...search.space import candidates, find_blocks, find_candidates
@@ -104,7 +104,7 @@ class ODBBBackbone(BaseModule):
                 f"ODBBBackbone takes '{'arch' if args else unknown[0]}' or base, not both; put what the backbone "
                 'itself needs into base.'
             )
-        with refusing(f'base={shown(base)} builds no backbone'):
+        with explain_errors(f'base={quote(base)} builds no backbone'):
             backbone = MODELS.build(base)
         return _convert(backbone, **kwargs)
 
@@ -139,11 +139,11 @@ class ODBBBackbone(BaseModule):
             or not all(0 <= i < num_stages for i in self.out_indices)
         ):
             raise ValueError(
-                f'out_indices={shown(out_indices)} must name stages from 0 to {num_stages - 1} of this arch.'
+                f'out_indices={quote(out_indices)} must name stages from 0 to {num_stages - 1} of this arch.'
             )
         if not is_count(frozen_stages, -1) or frozen_stages > num_stages:
             raise ValueError(
-                f'frozen_stages={shown(frozen_stages)} must be from -1 to {num_stages}, the stages of this arch.'
+                f'frozen_stages={quote(frozen_stages)} must be from -1 to {num_stages}, the stages of this arch.'
             )
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
 
@@ -178,32 +178,32 @@ class ODBBBackbone(BaseModule):
         if isinstance(arch, str):
             if arch not in cls.arch_settings:
                 raise ValueError(
-                    f'Unknown arch {shown(arch)}; known are {", ".join(cls.arch_settings)}, or pass a dict.'
+                    f'Unknown arch {quote(arch)}; known are {", ".join(cls.arch_settings)}, or pass a dict.'
                 )
             return cls.arch_settings[arch]
         if not isinstance(arch, Mapping):
-            raise TypeError(f'arch of ODBBBackbone must be a name or a dict, got {shown(arch)}; or give base.')
+            raise TypeError(f'arch of ODBBBackbone must be a name or a dict, got {quote(arch)}; or give base.')
         for key in ('num_blocks', 'width_factor'):
             if key not in arch:
-                raise ValueError(f"arch={shown(arch)} has no '{key}'.")
+                raise ValueError(f"arch={quote(arch)} has no '{key}'.")
         if unknown := [key for key in arch if key not in cls.arch_keys]:
             known = ', '.join(sorted(cls.arch_keys))
-            raise ValueError(f'arch has unknown key {shown(unknown[0])}; known are {known}.')
+            raise ValueError(f'arch has unknown key {quote(unknown[0])}; known are {known}.')
         lists = {key: arch[key] for key in ('num_blocks', 'width_factor', 'strides') if arch.get(key) is not None}
         for key, values in lists.items():
             fits, kind = (is_positive, 'numbers') if key == 'width_factor' else (is_count, 'integers')
             if isinstance(values, str) or not isinstance(values, Sequence) or not values or not all(map(fits, values)):
-                raise ValueError(f'{key} of arch must be a list of positive {kind}, got {shown(values)}.')
+                raise ValueError(f'{key} of arch must be a list of positive {kind}, got {quote(values)}.')
         if len({len(values) for values in lists.values()}) > 1:
-            raise ValueError(f'num_blocks, width_factor and strides of arch={shown(arch)} must have one length.')
+            raise ValueError(f'num_blocks, width_factor and strides of arch={quote(arch)} must have one length.')
         check_counts('arch', stem_channels=arch.get('stem_channels', 64))
         check_flags('arch', pool=arch.get('pool', False))
         groups = {} if arch.get('group_layer_map') is None else arch['group_layer_map']
         if not isinstance(groups, Mapping) or not all(map(is_count, groups.values())):
-            raise ValueError(f'group_layer_map of arch must map layer numbers to groups, got {shown(groups)}.')
+            raise ValueError(f'group_layer_map of arch must map layer numbers to groups, got {quote(groups)}.')
         layers = range(1, sum(arch['num_blocks']) + 1)
         if wrong := [layer for layer in groups if layer not in layers]:
-            raise ValueError(f'group_layer_map has layer {shown(wrong[0])}; layers of this arch are 1 to {layers[-1]}.')
+            raise ValueError(f'group_layer_map has layer {quote(wrong[0])}; layers of this arch are 1 to {layers[-1]}.')
         return dict(arch)
 
     @staticmethod
@@ -212,7 +212,7 @@ class ODBBBackbone(BaseModule):
         widths = [int(base_channels * 2**i * factor) for i, factor in enumerate(arch['width_factor'])]
         if min(widths) < 1:
             raise ValueError(
-                f'width_factor {shown(arch["width_factor"])} leaves a stage without channels at '
+                f'width_factor {quote(arch["width_factor"])} leaves a stage without channels at '
                 f'base_channels={base_channels}; raise one of them.'
             )
         strides = arch.get('strides') or [1 if arch.get('pool') else 2] * len(widths)

@@ -11,7 +11,7 @@ from ..lab import Lab
 from ..paper import TABLE2, TABLE4
 from ..scales import ARCHS, Scale
 from ..shared_trainings import accuracy, network
-from ..tradeoff import draw_tradeoff
+from ..tradeoff import plot_tradeoff
 from .table2 import STOCK, published, stock_network
 from .table4 import LABELS, accuracies, fused_network
 
@@ -46,7 +46,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         'figure1',
         f'Figure 1: accuracy against latency, {scale.name}',
         [_row(name, key, seconds[key], value) for (name, key), value in top1.items()],
-        {'': draw_tradeoff(curves, series, 'seconds for 128 images', 'top-1 (%)', logarithmic=True)},
+        {'': plot_tradeoff(curves, series, 'seconds for 128 images', 'top-1 (%)', logarithmic=True)},
         notes=[
             f'Measured on {describe(device)}, in float32 without TF32, with images of {scale.image_size} pixels; all '
             'networks run in turns, and seconds are medians. ODBB and RepVGG are fused, which makes them one network '

@@ -7,7 +7,7 @@ from measuring.reports import Report, series
 from ..lab import Lab
 from ..scales import Scale
 from ..shared_trainings import HAND_MADE, ablation_network, accuracy, branches_of, search
-from ..tradeoff import draw_tradeoff
+from ..tradeoff import plot_tradeoff
 
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
@@ -22,7 +22,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         'figure4',
         f'Figure 4: accuracy against number of branches, {scale.name}',
         [{'block': m, 'branches': c, 'seeds': len(seeds), 'top-1 (%)': mean} for (m, c), mean in means.items()],
-        {'': draw_tradeoff({'odbb': curve}, points, 'branches', 'top-1 (%)')},
+        {'': plot_tradeoff({'odbb': curve}, points, 'branches', 'top-1 (%)')},
         notes=[
             'Bars are standard errors over seeds. The paper has RepVGG-A0 on ImageNet, and its values as a plot only: '
             'from 50 branches on the curve is above RepVGG (66 branches), ACB (66) and DBB (88), from 75 on it is flat.'

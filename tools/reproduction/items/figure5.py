@@ -11,7 +11,7 @@ from repnas_mm.search import Genotype
 from ..lab import Lab
 from ..scales import Scale
 from ..shared_trainings import ACCURACY, from_scratch, network
-from ..tradeoff import draw_tradeoff
+from ..tradeoff import plot_tradeoff
 from ..training import Result, Training
 
 METHODS = {'shared': 'odbb', 'unshared': 'unshared'}
@@ -40,7 +40,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         'figure5',
         f'Figure 5: shared against unshared weights, {scale.name}',
         rows,
-        {'': draw_tradeoff(curves, {}, 'epoch of the search', 'top-1 (%)')},
+        {'': plot_tradeoff(curves, {}, 'epoch of the search', 'top-1 (%)')},
         notes=[
             'A supernet is validated with its best branches by α and the BN statistics gathered while it sampled. A '
             'subnet has the best branches of that epoch, as shared as its supernet, and is trained from scratch on the '

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from measuring.reports import Report
 from repnas_mm.search import Genotype
-from repnas_mm.visualization import draw_genotype
+from repnas_mm.visualization import plot_genotype
 
 from ..lab import Lab
 from ..scales import ARCHS, Scale
@@ -25,5 +25,5 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         'figures6-11',
         f'Figures 6 to 11: branches that the searches keep, {scale.name}',
         rows,
-        {f'-{arch}': draw_genotype(genotype, f'ODBB-{arch}') for arch, genotype in genotypes.items()},
+        {f'-{arch}': plot_genotype(genotype, f'ODBB-{arch}') for arch, genotype in genotypes.items()},
     )

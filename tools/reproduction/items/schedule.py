@@ -11,7 +11,7 @@ from ..lab import Lab
 from ..random_search import DRAWS
 from ..scales import Scale
 from ..shared_trainings import ablation_network, accuracy, branches_of, search
-from ..tradeoff import draw_tradeoff
+from ..tradeoff import plot_tradeoff
 from ..training import Training
 
 #: C of the search: what ACB has
@@ -41,7 +41,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
             {'block': method, 'branches': branches[method], 'epochs': epochs} | {'seeds': len(seeds), 'top-1 (%)': mean}
             for (method, epochs), mean in means.items()
         ],
-        {'': draw_tradeoff(series(means), {}, 'epochs', 'top-1 (%)')},
+        {'': plot_tradeoff(series(means), {}, 'epochs', 'top-1 (%)')},
         notes=[
             f'Table 3 has {own} epochs, on which its random search takes {DRAWS * scale.short_epochs + own} in all. '
             'Only the frozen phase of the search grows. Bars are standard errors over seeds.'

@@ -16,7 +16,7 @@ from measuring.training_cost import SECONDS_A_DAY
 
 from ..data import place_data
 from ..lab import Lab
-from ..latency_plot import draw_latency
+from ..latency_plot import plot_latency
 from ..paper import TABLE2
 from ..scales import SCALES, Scale
 from ..search_step import step_seconds
@@ -79,7 +79,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         'table2',
         f'Table 2: size, speed and search cost, {scale.name}',
         rows,
-        {'': draw_latency(batch_128, f'seconds for 128 images of {scale.image_size} pixels')},
+        {'': plot_latency(batch_128, f'seconds for 128 images of {scale.image_size} pixels')},
         notes=[
             f'Measured on {describe(device)}, in float32 without TF32, with images of {scale.image_size} pixels; all '
             'models run in turns, and seconds are medians. Parameters and FLOPs (multiply-adds of '

@@ -11,7 +11,7 @@ from ..paper import TABLE3
 from ..random_search import DRAWS, draw_and_choose, drawn_network
 from ..scales import Scale
 from ..shared_trainings import HAND_MADE, ablation_network, accuracy, branches_of, from_scratch, search
-from ..tradeoff import draw_tradeoff
+from ..tradeoff import plot_tradeoff
 
 #: C of the searches: what ACB and DBB have, and a tight one, where it matters most which branches are kept
 BUDGETS = (20, 39, 52)
@@ -70,4 +70,4 @@ def draw(means: Mapping[tuple[str, int], Mean]) -> Figure:
     """(method, branches) -> top-1, a point for a hand-made block and a curve over C for what has a budget."""
     points = series(means)
     made = {method: points.pop(method) for method in HAND_MADE}
-    return draw_tradeoff(points, made, 'branches', 'top-1 (%)')
+    return plot_tradeoff(points, made, 'branches', 'top-1 (%)')

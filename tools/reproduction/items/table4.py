@@ -13,7 +13,7 @@ from ..lab import Lab
 from ..paper import TABLE4
 from ..scales import ARCHS, Scale
 from ..shared_trainings import accuracy, arch_network, repvgg_branches
-from ..tradeoff import draw_tradeoff
+from ..tradeoff import plot_tradeoff
 
 #: Method -> what figures call it
 LABELS = {'odbb': 'ODBB', 'repvgg': 'RepVGG'}
@@ -80,4 +80,4 @@ def draw(means: Mapping[tuple[str, str], Mean], parameters: Mapping[str, float])
         label: [(parameters[arch], means[method, arch].mean, means[method, arch].error) for arch in ARCHS]
         for method, label in LABELS.items()
     }
-    return draw_tradeoff(curves, {}, 'parameters of the fused network (M)', 'top-1 (%)', logarithmic=True)
+    return plot_tradeoff(curves, {}, 'parameters of the fused network (M)', 'top-1 (%)', logarithmic=True)

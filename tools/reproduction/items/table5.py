@@ -18,7 +18,7 @@ from ..lab import Lab
 from ..paper import TABLE5
 from ..scales import Scale
 from ..shared_trainings import network
-from ..tradeoff import draw_tradeoff
+from ..tradeoff import plot_tradeoff
 from ..training import Training
 from ..transfer import backbone_from, classification_options, count_taken_over
 
@@ -133,7 +133,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         'table5',
         f'Table 5: backbones of CenterNet, {scale.name}',
         [_table_row(row, mean, seconds[row]) for row, mean in means.items()],
-        {'': draw_tradeoff({}, points, 'seconds an image', 'AP (%)')},
+        {'': plot_tradeoff({}, points, 'seconds an image', 'AP (%)')},
         notes=[
             'AP is that of the fused detector. Seconds are those of its forward without the decoding of boxes, for '
             f'one image of {size} pixels on {describe(device)}, in float32 without TF32; all detectors run in turns, '
