@@ -2,16 +2,14 @@
 registered branch stays."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from fresh_process import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVEN = ('1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1', 'skip')
@@ -38,16 +36,8 @@ def project(tmp_path_factory):
 
 def run(folder, *command, ok=True):
     """What a Python command prints, with the page's ``PYTHONPATH=.``."""
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ, PYTHONPATH='.', OMP_NUM_THREADS='1'),
-    )
-    output = done.stdout + done.stderr
-    assert (done.returncode == 0) == ok, output[-2000:]
+    status, output = run_python(*command, cwd=folder, env=dict(PYTHONPATH='.'))
+    assert (status == 0) == ok, output[-2000:]
     return output
 
 

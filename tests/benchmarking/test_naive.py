@@ -21,7 +21,7 @@ def twins(**shape):
         ours, modules = block.branches[name], list(branch)
         modules.pop().load_state_dict(ours.norm.state_dict())
         if name == '1x1_kxk':
-            modules[0].weight.data = ours.inner_kernel(None).detach()
+            modules[0].weight.data = ours.pointwise_kernel(None).detach()
             modules[1].norm.load_state_dict(ours.inner_norm.state_dict())
             modules[2].weight.data = ours.weight.detach()
         elif name != 'skip':

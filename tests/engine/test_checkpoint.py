@@ -2,13 +2,12 @@
 
 import os
 import pickle
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import run_python
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
@@ -77,7 +76,7 @@ def test_the_package_and_a_load_allow_nothing_for_good(tmp_path):
         f"load_file('{tmp_path}/history.pth')\n"
         'assert {*_pickled()} & {*get_safe_globals()} == {numpy.ndarray}\n'
     )
-    subprocess.run([sys.executable, '-c', code], check=True, timeout=300)
+    assert run_python('-c', code, cwd=tmp_path) == (0, '')
 
 
 @pytest.mark.parametrize('hook', ['ExactResumeHook', 'FuseHook', 'SafeLoadHook'])

@@ -3,14 +3,13 @@
 import io
 import re
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import mmpretrain
 import pytest
 import torch
+from fresh_process import run_python
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from scripts import load_script
@@ -28,11 +27,9 @@ def run_tool(name, *arguments, ok=True):
     """Run a script of tools/ by its name; returns what it printed, or the error that it ended with."""
     if name in OF_A_PROCESS or Path(name).is_absolute():
         script = name if Path(name).is_absolute() else ROOT / 'tools' / f'{name}.py'
-        done = subprocess.run(
-            [sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300
-        )
-        assert (done.returncode == 0) == ok, done.stderr[-2000:]
-        return done.stdout + done.stderr
+        status, output = run_python(script, *arguments, cwd=ROOT)
+        assert (status == 0) == ok, output[-2000:]
+        return output
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
         if ok:
