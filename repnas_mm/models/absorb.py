@@ -10,12 +10,11 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 
 import torch
-from mmengine.dist import all_reduce
 from torch import Tensor
 
 from . import ops
 from .block_call import BlockCall
-from .norm import scale_and_shift
+from .norm import batch_moments, scale_and_shift
 from .warm_start import MAIN_BRANCH
 
 
@@ -67,7 +66,7 @@ def _take_over(block, names: Sequence[str], x: Tensor) -> None:
     exact = deepcopy(block).double()
     x = x.detach().double()
     with ops.without_autocast(x.device):
-        call = BlockCall(exact._padding(x), recompute=False)
+        call = BlockCall(exact.padding_of(x), recompute=False)
         main = _Folded(exact, MAIN_BRANCH, x, call)
         parts = [main, *(_Folded(exact, name, x, call) for name in names)]
         total = sum(part.kernel * part.scale.view(-1, 1, 1, 1) for part in parts)
@@ -77,7 +76,7 @@ def _take_over(block, names: Sequence[str], x: Tensor) -> None:
         nonzero = scale != 0
         kernel = torch.where(nonzero.view(-1, 1, 1, 1), total / scale.view(-1, 1, 1, 1), main.kernel)
         y = ops.conv2d(x, kernel, block.stride, call.padding, block.groups)
-        mean, var = _moments(y)
+        mean, var = batch_moments(y)
         shift = sum(part.shift for part in parts)
         # running statistics of the new kernel: the mean is linear; the variance differs from the batch's as before
         running_var = var * (main.running_var / main.batch_var.clamp_min(1e-30))
@@ -106,12 +105,12 @@ class _Folded:
         outputs = [x]
         for layer in branch.layers(kernel, call):
             outputs.append(layer.function(outputs[-1]))
-        mean, self.batch_var = _moments(outputs[-1])
+        mean, self.batch_var = batch_moments(outputs[-1])
         self.running_var = branch.norm.running_var
         inner_norm = getattr(branch, 'inner_norm', None)
         running_constant = self._constant(branch, kernel)
         if inner_norm is not None and inner_norm.training:
-            inner_norm.running_mean, inner_norm.running_var = _moments(outputs[1])
+            inner_norm.running_mean, inner_norm.running_var = batch_moments(outputs[1])
         self.kernel, constant = branch.linear_equivalent(kernel)
         constant = torch.zeros_like(mean) if constant is None else constant
         self.running_mean = branch.norm.running_mean - running_constant
@@ -124,12 +123,3 @@ class _Folded:
     def _constant(branch, kernel: Tensor | None) -> Tensor:
         constant = branch.linear_equivalent(kernel)[1]
         return torch.zeros_like(branch.norm.running_mean) if constant is None else constant
-
-
-def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, each (C,), of (N, C, H, W) over all ranks."""
-    var, mean = torch.var_mean(y, (0, 2, 3), correction=0)
-    moments = torch.stack([mean, var + mean.square()])
-    all_reduce(moments, 'mean')
-    mean, square = moments
-    return mean, (square - mean.square()).clamp_min(0)

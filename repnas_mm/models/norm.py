@@ -4,6 +4,7 @@ from numbers import Real
 
 import torch
 from mmcv.cnn import build_norm_layer
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -74,6 +75,16 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 def border_value(norm: nn.Module) -> Tensor:
     """Output of the norm for a zero pixel, β - μγ/σ with running statistics, (C,), detached; border padding pads it."""
     return scale_and_shift(norm)[1].to(norm.weight.dtype)
+
+
+def batch_moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, each (C,) in float64, of (N, C, H, W) over all ranks, so that these stay equal."""
+    y = y.to(torch.promote_types(y.dtype, torch.float32))
+    var, mean = (moment.double() for moment in torch.var_mean(y, (0, 2, 3), correction=0))
+    moments = torch.stack([mean, var + mean.square()])
+    all_reduce(moments, 'mean')
+    mean, square = moments
+    return mean, (square - mean.square()).clamp_min(0)
 
 
 @torch.no_grad()

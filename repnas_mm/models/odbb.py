@@ -6,7 +6,6 @@ from functools import partial
 import torch
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_activation_layer
-from mmengine.dist import all_reduce
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -19,8 +18,7 @@ from .absorb import absorb
 from .block_call import BlockCall
 from .branches import new_kernel
 from .fast import stem
-from .norm import move_statistics
-from .warm_start import MAIN_BRANCH
+from .warm_start import adopt_statistics
 
 
 @register('MODELS')
@@ -185,15 +183,15 @@ class ODBBlock(BaseModule):
         if self.deploy:
             return self.act(self.reparam(x))
         if self.warm_started and self.training:
-            self._adopt_statistics(x)
-        branches = partial(self._sum_branches, call=BlockCall(self._padding(x), recompute=not self.with_cp))
+            adopt_statistics(self, x)
+        branches = partial(self._sum_branches, call=BlockCall(self.padding_of(x), recompute=not self.with_cp))
         if self.with_cp and x.requires_grad:
             out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)
         else:
             out = branches(x)
         return self.act(out)
 
-    def _padding(self, x: Tensor) -> tuple[int, int, int, int]:
+    def padding_of(self, x: Tensor) -> tuple[int, int, int, int]:
         """Zero pixels left of, right of, above and below ``x`` for the K×K window."""
         return (self.kernel_size // 2,) * 4
 
@@ -210,24 +208,6 @@ class ODBBlock(BaseModule):
                 # in place: BN's backward needs its input, not its output
                 out = y if out is None else out.add_(y)
         return out
-
-    @torch.no_grad()
-    def _adopt_statistics(self, x: Tensor) -> None:
-        """Give the main branch's BN the statistics of its first training batch, without changing what it computes.
-
-        After a warm start they are 0 and 1, and a BN in training mode, which normalizes by the batch, would compute
-        another function than the one loaded.
-        """
-        branch = self.branches[MAIN_BRANCH]
-        if branch.norm.training:
-            y = branch.linear(x, self.weight, BlockCall(self._padding(x)))
-            y = y.to(torch.promote_types(y.dtype, torch.float32))
-            var, mean = (moment.double() for moment in torch.var_mean(y, (0, 2, 3), correction=0))
-            moments = torch.stack([mean, var + mean.square()])
-            all_reduce(moments, 'mean')  # parameters must stay equal on all ranks
-            mean, square = moments
-            move_statistics(branch.norm, mean, (square - mean.square()).clamp_min(0))
-        self.warm_started = False
 
     @torch.no_grad()
     def get_equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:

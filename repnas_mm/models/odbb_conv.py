@@ -107,7 +107,7 @@ class ODBBConv2d(ODBBlock):
         self.dilation, self.padding_mode = (1, 1), padding_mode
         self.transposed, self.output_padding = False, (0, 0)
 
-    def _padding(self, x: Tensor) -> tuple[int, int, int, int]:
+    def padding_of(self, x: Tensor) -> tuple[int, int, int, int]:
         if not self.adaptive_padding:
             rows, cols = self.padding
             return cols, cols, rows, rows

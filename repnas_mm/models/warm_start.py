@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ..checks import explain_errors
 from . import reparam
+from .block_call import BlockCall
+from .norm import batch_moments, move_statistics
 
 #: The branch that takes over a whole convolution; at first its BN is the identity and those of all others give zero.
 MAIN_BRANCH = 'kxk'
@@ -95,3 +97,20 @@ def warm_state(block: nn.Module, kernel: Tensor, bias: Tensor) -> dict[str, Tens
         if not block.searchable:
             state['active'] = torch.arange(len(block.candidates)) == index
     return state
+
+
+@torch.no_grad()
+def adopt_statistics(block: nn.Module, x: Tensor) -> None:
+    """Give the main branch's BN the statistics of its first training batch, without changing what it computes.
+
+    After a warm start they are 0 and 1, and a BN in training mode, which normalizes by the batch, would compute another
+    function than the one loaded.
+
+    Args:
+        block: `ODBBlock`.
+        x: (N, in, H, W), its input.
+    """
+    branch = block.branches[MAIN_BRANCH]
+    if branch.norm.training:
+        move_statistics(branch.norm, *batch_moments(branch.linear(x, block.weight, BlockCall(block.padding_of(x)))))
+    block.warm_started = False
