@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def absorbing(blocks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> It
         blocks: Name -> block in search form, with all candidates active.
         kept: Name -> one bool a candidate.
     """
-    handles = {}
+    handles: dict[str, RemovableHandle] = {}
     for name, mask in kept.items():
         leaving = [branch for branch, stays in zip(blocks[name].candidates, mask.tolist()) if not stays]
 

@@ -34,7 +34,7 @@ class GateDescent(torch.optim.Optimizer):
         super().__init__(params, dict(steps=steps))
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable | None = None) -> None:
         alphas = [alpha for group in self.param_groups for alpha in group['params']]
         rms = torch.cat([alpha.grad for alpha in alphas]).square().mean().sqrt()
         if not (rms.isfinite() and rms > 0):

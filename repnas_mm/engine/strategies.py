@@ -3,7 +3,7 @@
 What differs between them is here, behind one protocol; the schedule that is common is `RepNASHook`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -93,8 +93,6 @@ class Shrink:
     """
 
     def __init__(self, phases: Phases, num_branches, memory, temperature, alpha_optimizer: dict):
-        if memory is not None:
-            raise ValueError("strategy='shrink' trains all branches at first and knows no memory; use num_branches.")
         if temperature != 1 or alpha_optimizer != PAPER_OPTIMIZER:
             raise ValueError("temperature and alpha_optimizer belong to strategy='sample'; remove them for 'shrink'.")
         if phases.frozen < 1:
@@ -102,7 +100,7 @@ class Shrink:
                 "strategy='shrink' cuts where the frozen phase begins, and frozen is 0; set it to the epochs or "
                 'iterations that train after the cut, about 0.8 of all.'
             )
-        self.phases, self.num_branches = phases, num_branches
+        self.phases, self.constraint = phases, (num_branches, memory)
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
         for name, block in blocks.items():
@@ -124,7 +122,7 @@ class Shrink:
                 f'A search phase of {iterations} iterations leaves {steps} steps of alpha in its second half, and '
                 "strategy='shrink' needs at least 2; lengthen it."
             )
-        self.search = ShrinkSearch(blocks, self.num_branches, MAIN_BRANCH)
+        self.search = ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH)
         self.alpha_optimizer = AlphaOptimizer(self.search.alphas, wrapper, dict(type='GateDescent', steps=steps))
         return self.search, self.alpha_optimizer
 
@@ -143,8 +141,8 @@ class Shrink:
         """Choose, and let the model's next forward and EMA's copy absorb what leaves, each with its own numbers."""
         optimizer = self.alpha_optimizer.optimizer
         assert isinstance(optimizer, GateDescent)
-        genotype = self.search.cut(*optimizer.path())
         self.search.apply(self.search.best())
+        genotype = self.search.cut(*optimizer.path())
         kept = self.search.masks_by_block(genotype)
         *averages, model = final_models(runner)
         for average in averages:
@@ -158,7 +156,7 @@ class Shrink:
         return genotype
 
 
-STRATEGIES = dict(sample=Sample, shrink=Shrink)
+STRATEGIES: dict[str, Callable[..., Strategy]] = dict(sample=Sample, shrink=Shrink)
 
 
 def build_strategy(name: str, *args) -> Strategy:

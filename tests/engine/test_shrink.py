@@ -206,6 +206,26 @@ def test_validation_leaves_no_trace_in_training(shrink_cfg, run, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(('memory', 'recompute'), [('1GiB', False), ('250KB', True)])
+def test_blocks_recompute_until_the_cut_where_all_branches_do_not_fit(shrink_cfg, run, memory, recompute):
+    class Recompute(Hook):
+        priority = 60
+
+        def __init__(self):
+            self.rows = []
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            blocks = find_blocks(runner.model)
+            self.rows.append({block.with_cp for block in blocks.values()})
+
+    shrink_cfg.custom_hooks[0].update(num_branches=None, memory=memory)
+    watch, counts = Recompute(), Watch()
+    run(shrink_cfg, watch, counts)
+    assert watch.rows == [{recompute}] * 12 + [{False}] * 6
+    after = count(counts.active[-1])
+    assert after < 25 if recompute else after == 25
+
+
 def test_a_block_without_a_forward_drops_what_leaves():
     block = ODBBlock(4, 4, share_weights=False)
     kept = torch.tensor([name in ('kxk', 'skip') for name in block.candidates])
@@ -220,7 +240,7 @@ def test_a_block_without_a_forward_drops_what_leaves():
     ('change', 'message'),
     [
         (dict(strategy='grow'), "Unknown strategy 'grow' of RepNASHook; known are sample, shrink"),
-        (dict(num_branches=None, memory='1GiB'), 'knows no memory; use num_branches'),
+        (dict(num_branches=None, memory='100KB'), 'memory=100000 bytes is less than'),
         (dict(temperature=2.0), "belong to strategy='sample'"),
         (dict(alpha_optimizer=dict(type='SGD', lr=1)), "belong to strategy='sample'"),
         (dict(frozen=0), 'frozen is 0; set it to'),

@@ -40,7 +40,8 @@ class RepNASHook(SafeLoadHook):
     That is ``strategy='sample'``, Algorithm 1. With ``strategy='shrink'``, for schedules too short to draw in, all
     branches train until the search phase ends, also in warm-up and validation; α learns in the second half of the
     search phase. Then the lowest-ranked branches leave at once, without a change of what the model computes: `kxk`,
-    which every block keeps, absorbs them. It needs blocks with ``share_weights=False`` and a frozen phase.
+    which every block keeps, absorbs them. It needs blocks with ``share_weights=False`` and a frozen phase. Where all
+    branches do not fit ``memory``, blocks recompute until the cut.
 
     The log shows ``phase`` (0 warmup, 1 search, 2 frozen), ``branches`` (active ones), ``branches_changed`` (newly in
     the noise-free choice since the last report) and ``alpha_gap`` (mean α of the kept minus that of the dropped).
@@ -54,7 +55,7 @@ class RepNASHook(SafeLoadHook):
         frozen (int): Length of the frozen phase, in the same unit. Defaults to 0.
         temperature (float): λ of Eq. 11. Defaults to 1.
         alpha_optimizer (dict): Optimizer of α. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999), as the paper.
-        strategy (str): ``'sample'`` or ``'shrink'``; memory, temperature and alpha_optimizer are of ``'sample'``.
+        strategy (str): ``'sample'`` or ``'shrink'``; temperature and alpha_optimizer are of ``'sample'``.
             Defaults to ``'sample'``.
 
     Example:
