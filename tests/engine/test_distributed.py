@@ -59,6 +59,28 @@ def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
     assert dict(genotypes[0]) == dict(genotypes[1])
 
 
+def test_two_ranks_cut_and_absorb_as_one_process_on_all_their_images(cfg, tmp_path):
+    cfg.custom_imports.imports += ['float64_ranks']
+    cfg.model.data_preprocessor = dict(type='Float64Preprocessor')
+    cfg.model.backbone.update(norm_cfg=dict(type='AllReduceBN'), share_weights=False)
+    cfg.train_dataloader.dataset.pipeline = [cfg.train_dataloader.dataset.pipeline[i] for i in (0, -1)]  # no chance
+    del cfg.custom_hooks[0]['alpha_optimizer']
+    cfg.custom_hooks[0].update(strategy='shrink', warmup=0, frozen=2)
+    cfg.train_cfg.update(max_epochs=4, val_interval=4)
+    cfg.custom_hooks += [dict(type='EMAHook'), dict(type='SameEverywhere')]
+    done = train(cfg, tmp_path / 'ranks', 2)
+    assert done.returncode == 0, done.stderr[-6000:]
+    cfg.custom_hooks.pop()
+    cfg.train_dataloader.batch_size = 16
+    alone = train(cfg, tmp_path / 'alone', 1)
+    assert alone.returncode == 0, alone.stderr[-6000:]
+    first, second = (load_file(tmp_path / name / 'epoch_4.pth') for name in ('ranks', 'alone'))
+    assert first['repnas']['genotype'] == second['repnas']['genotype']
+    for part in ('state_dict', 'ema_state_dict'):
+        for name, value in second[part].items():
+            torch.testing.assert_close(first[part][name], value, rtol=1e-8, atol=1e-11)
+
+
 def test_a_search_on_two_ranks_leaves_what_others_leave(cfg, tmp_path):
     done = train(cfg, tmp_path / 'run', 2)
     assert done.returncode == 0, done.stderr[-6000:]
