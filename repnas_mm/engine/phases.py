@@ -41,6 +41,10 @@ class Phases:
             )
         return left if by_iter(runner) else left * len(runner.train_dataloader)
 
+    def searched(self, runner) -> int:
+        """Number of iterations of the search phase that are over; below 0 before it has begun."""
+        return runner.iter - (self.warmup if by_iter(runner) else self.warmup * len(runner.train_dataloader))
+
 
 def by_iter(runner) -> bool:
     """Return True if the runner's training loop counts iterations, not epochs."""

@@ -1,12 +1,16 @@
 """The search's own part of a checkpoint, under the key ``repnas``."""
 
 from collections.abc import Iterable, Mapping
-from typing import TypedDict
+from typing import TypedDict, cast
+
+from ..checks import shown
 
 
 class SearchState(TypedDict):
     """All that a resumed search needs beyond the weights and α."""
 
+    #: Name of the strategy, 'sample' or 'shrink'
+    strategy: str
     #: `BranchSearch.state_dict`
     search: dict
     #: State dict of α's optimizer
@@ -16,11 +20,11 @@ class SearchState(TypedDict):
     logged: list[bool] | None
 
 
-def read_search_state(checkpoint: Mapping) -> SearchState:
-    """Take the state of the search out of the checkpoint to resume from.
+def read_search_state(checkpoint: Mapping, strategy: str) -> SearchState:
+    """Take the state of the search by ``strategy`` out of the checkpoint to resume from.
 
     Raises:
-        ValueError: if there is none, or one of another version.
+        ValueError: if there is none, or one of another version or strategy.
     """
     if 'repnas' not in checkpoint:
         raise ValueError(
@@ -28,12 +32,19 @@ def read_search_state(checkpoint: Mapping) -> SearchState:
             'instead of resuming.'
         )
     state, expected = checkpoint['repnas'], SearchState.__annotations__
+    if isinstance(state, Mapping):
+        state = {'strategy': 'sample', **state}  # the only one when the key was not written
     if not isinstance(state, Mapping) or state.keys() != expected.keys():
         raise ValueError(
             f"The checkpoint's state of the search does not consist of {', '.join(expected)}; it is of another version "
             'of repnas_mm, so start from its weights with load_from instead of resuming.'
         )
-    return checkpoint['repnas']
+    if state['strategy'] != strategy:
+        raise ValueError(
+            f'The checkpoint is of a search with strategy={shown(state["strategy"])}, and RepNASHook has '
+            f'strategy={shown(strategy)}; resume with the config it came from.'
+        )
+    return cast(SearchState, state)
 
 
 def check_searchable(checkpoint: Mapping, blocks: Iterable[str]) -> None:

@@ -167,6 +167,15 @@ def test_every_search_has_the_hooks_of_a_long_run():
     assert {*map(tuple, hooks.values())} == {('RepNASHook', 'FuseHook', 'ExactResumeHook', 'CheckFiniteHook')}
 
 
+@pytest.mark.parametrize(('method', 'branches'), [('odbb', 277), ('plain', 40), ('repvgg', 117)])
+def test_the_deep_network_has_forty_layers(method, branches):
+    cfg = Config.fromfile(CONFIGS / f'{method}_deep_digits.py')
+    init_default_scope('mmpretrain')
+    blocks = find_blocks(MODELS.build(cfg.model))
+    assert len(blocks) == 40 and sum(len(block.active_branches) for block in blocks.values()) == branches
+    assert not any(block.share_weights for block in blocks.values())
+
+
 def test_b3_keeps_repvggs_augmentation():
     cfg = Config.fromfile(CONFIGS / 'odbb_b3_imagenet.py')
     assert 'RandAugment' in [step.type for step in cfg.train_dataloader.dataset.pipeline]

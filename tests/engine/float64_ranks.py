@@ -58,7 +58,7 @@ class SameEverywhere(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         blocks = find_blocks(runner.model.module).values()
         mine = torch.cat(
-            [torch.cat([b.active.to(b.alpha), b.alpha.detach(), b.weight.detach().flatten()]) for b in blocks]
+            [torch.cat([b.active.to(b.alpha), *(p.detach().flatten() for p in b.parameters())]) for b in blocks]
         )
         others = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(others, mine)

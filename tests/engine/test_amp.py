@@ -45,8 +45,10 @@ class Watch(Hook):
     @staticmethod
     def state(model):
         blocks = find_blocks(model).values()
+        weights = (b.weight if b.share_weights else b.branches['kxk'].weight for b in blocks)
         return [
-            torch.cat([getattr(b, name).detach().clone().flatten() for b in blocks]) for name in ('weight', 'alpha')
+            torch.cat([value.detach().clone().flatten() for value in values])
+            for values in (weights, (b.alpha for b in blocks))
         ]
 
 
@@ -82,3 +84,24 @@ def test_alpha_steps_where_the_weights_step(small_cfg, run, dtypes, dtype, count
     assert not any(alpha for _, alpha, _ in watch.rows[15:])
     assert dtypes == {torch.float32}
     assert all(block.alpha.isfinite().all() for block in find_blocks(runner.model).values())
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('dtype', ['bfloat16', pytest.param('float16', marks=needs_gpu)])
+def test_shrink_steps_alpha_where_the_weights_step_and_absorbs(small_cfg, run, dtypes, dtype):
+    small_cfg.optim_wrapper.update(type='AnyDeviceAmp', dtype=dtype, loss_scale='dynamic')
+    small_cfg.model.head.loss.loss_weight = 20
+    small_cfg.optim_wrapper.optimizer.lr *= 0.05
+    small_cfg.model.backbone.share_weights = False
+    del small_cfg.custom_hooks[0]['alpha_optimizer']
+    small_cfg.custom_hooks[0].update(strategy='shrink', warmup=0, frozen=1)
+    watch = Watch()
+    runner = run(small_cfg, watch)
+    rows = watch.rows
+    assert not any(alpha for _, alpha, _ in (*rows[:7], *rows[15:]))
+    assert [weights for weights, *_ in rows[7:15]] == [alpha for _, alpha, _ in rows[7:15]]
+    assert {skipped for *_, skipped in rows[7:15]} == {False, True}
+    assert dtypes == {torch.float32}
+    blocks = find_blocks(runner.model).values()
+    assert sum(len(b.active_branches) for b in blocks) == 10
+    assert all(p.isfinite().all() for p in runner.model.parameters())

@@ -35,12 +35,8 @@ def cfg(small_cfg):
     return small_cfg
 
 
-def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
-    cfg.custom_imports.imports += ['float64_ranks']
-    cfg.model.data_preprocessor = dict(type='Float64Preprocessor')
-    cfg.model.backbone.norm_cfg = dict(type='AllReduceBN')
-    cfg.train_dataloader.dataset.pipeline = [cfg.train_dataloader.dataset.pipeline[i] for i in (0, -1)]  # no chance
-    cfg.custom_hooks[0].update(frozen=1)
+def train_both(cfg, tmp_path: Path):
+    """Checkpoints after 4 epochs on two ranks, which must stay equal, and in one process on all their images."""
     cfg.train_cfg.update(max_epochs=4, val_interval=4)
     cfg.custom_hooks += [dict(type='SameEverywhere')]
     done = train(cfg, tmp_path / 'ranks', 2)
@@ -49,7 +45,21 @@ def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
     cfg.train_dataloader.batch_size = 16
     alone = train(cfg, tmp_path / 'alone', 1)
     assert alone.returncode == 0, alone.stderr[-6000:]
-    first, second = (load_file(tmp_path / name / 'epoch_4.pth')['state_dict'] for name in ('ranks', 'alone'))
+    return [load_file(tmp_path / name / 'epoch_4.pth') for name in ('ranks', 'alone')]
+
+
+def without_rounding_and_chance(cfg) -> None:
+    """Train in float64, with BNs that see the batches of all ranks and without augmentation."""
+    cfg.custom_imports.imports += ['float64_ranks']
+    cfg.model.data_preprocessor = dict(type='Float64Preprocessor')
+    cfg.model.backbone.norm_cfg = dict(type='AllReduceBN')
+    cfg.train_dataloader.dataset.pipeline = [cfg.train_dataloader.dataset.pipeline[i] for i in (0, -1)]
+
+
+def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
+    without_rounding_and_chance(cfg)
+    cfg.custom_hooks[0].update(frozen=1)
+    first, second = (checkpoint['state_dict'] for checkpoint in train_both(cfg, tmp_path))
     assert first.keys() == second.keys() and first['backbone.stage_1.0.weight'].dtype == torch.float64
     for name in first:
         torch.testing.assert_close(
@@ -57,6 +67,19 @@ def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
         )
     genotypes = [Genotype.load(tmp_path / name / 'genotype.json') for name in ('ranks', 'alone')]
     assert dict(genotypes[0]) == dict(genotypes[1])
+
+
+def test_two_ranks_cut_and_absorb_as_one_process_on_all_their_images(cfg, tmp_path):
+    without_rounding_and_chance(cfg)
+    cfg.model.backbone.share_weights = False
+    del cfg.custom_hooks[0]['alpha_optimizer']
+    cfg.custom_hooks[0].update(strategy='shrink', warmup=0, frozen=2)
+    cfg.custom_hooks += [dict(type='EMAHook')]
+    first, second = train_both(cfg, tmp_path)
+    assert first['repnas']['genotype'] == second['repnas']['genotype']
+    for part in ('state_dict', 'ema_state_dict'):
+        for name, value in second[part].items():
+            torch.testing.assert_close(first[part][name], value, rtol=1e-8, atol=1e-11)
 
 
 def test_a_search_on_two_ranks_leaves_what_others_leave(cfg, tmp_path):

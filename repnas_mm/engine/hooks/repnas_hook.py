@@ -1,4 +1,4 @@
-"""RepNAS as a training schedule (Algorithm 1): sample branches, train, step α, report."""
+"""RepNAS as a training schedule: choose branches, train, step α, report."""
 
 import os.path as osp
 from pathlib import Path
@@ -19,9 +19,10 @@ from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT, network_output
 from ..input_shapes import input_shapes
 from ..phases import PHASES, Phases
-from ..recalibrate import recalibrate, restart_statistics
+from ..recalibrate import recalibrate
 from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
 from ..search_state import SearchState, check_searchable, read_search_state
+from ..strategies import PAPER_OPTIMIZER, build_strategy
 from .safe_load_hook import SafeLoadHook
 
 
@@ -36,6 +37,12 @@ class RepNASHook(SafeLoadHook):
     and the multi-branch subnet ``subnet.pth`` with the config ``subnet.py`` that loads it; without a frozen phase the
     subnet's BN statistics are recalibrated on training images first.
 
+    That is ``strategy='sample'``, Algorithm 1. With ``strategy='shrink'``, for schedules too short to draw in, all
+    branches train until the search phase ends, also in warm-up and validation; α learns in the second half of the
+    search phase. Then the lowest-ranked branches leave at once, without a change of what the model computes: `kxk`,
+    which every block keeps, absorbs them. It needs blocks with ``share_weights=False`` and a frozen phase. Where all
+    branches do not fit ``memory``, blocks recompute until the cut.
+
     The log shows ``phase`` (0 warmup, 1 search, 2 frozen), ``branches`` (active ones), ``branches_changed`` (newly in
     the noise-free choice since the last report) and ``alpha_gap`` (mean α of the kept minus that of the dropped).
 
@@ -48,9 +55,13 @@ class RepNASHook(SafeLoadHook):
         frozen (int): Length of the frozen phase, in the same unit. Defaults to 0.
         temperature (float): λ of Eq. 11. Defaults to 1.
         alpha_optimizer (dict): Optimizer of α. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999), as the paper.
+        strategy (str): ``'sample'`` or ``'shrink'``; temperature and alpha_optimizer are of ``'sample'``.
+            Defaults to ``'sample'``.
 
     Example:
         >>> custom_hooks = [dict(type='RepNASHook', num_branches=66), dict(type='FuseHook')]
+        >>> # of 60 epochs, 48 after the cut
+        >>> custom_hooks = [dict(type='RepNASHook', strategy='shrink', num_branches=66, frozen=48)]
     """
 
     # after EMAHook (NORMAL, 50), whose swaps include the active branches; before LoggerHook (BELOW_NORMAL, 60)
@@ -63,12 +74,14 @@ class RepNASHook(SafeLoadHook):
         warmup: int = 0,
         frozen: int = 0,
         temperature: float = 1.0,
-        alpha_optimizer: dict = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999)),
+        alpha_optimizer: dict = PAPER_OPTIMIZER,
+        strategy: str = 'sample',
     ):
         super().__init__()
         self.phases = Phases(warmup, frozen)
         self.num_branches, self.memory, self.temperature = num_branches, memory, temperature
-        self.alpha_optimizer_cfg = alpha_optimizer
+        self.alpha_optimizer_cfg, self.strategy_name = alpha_optimizer, strategy
+        self.strategy = build_strategy(strategy, self.phases, num_branches, memory, temperature, alpha_optimizer)
         self._search: BranchSearch | None = None
         self._alpha_optimizer: AlphaOptimizer | None = None
         # the branches of the current iteration, and ζ where α is to learn from them
@@ -111,43 +124,42 @@ class RepNASHook(SafeLoadHook):
                 'without genotype and deploy and not frozen, or remove the hook.'
             )
         check_unused_parameters(runner.model)
-        self._search = BranchSearch(blocks, self.num_branches, self.memory, self.temperature, runner.seed or 0)
-        self._alpha_optimizer = AlphaOptimizer(self.search.alphas, wrapper, self.alpha_optimizer_cfg)
-        self._alpha_optimizer.warn_if_too_slow(self.phases.search_steps(runner), runner.logger)
+        self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
         self._log_interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 0)
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
         renew_averages(runner)
-        if self._resumed is not None:
+        if self._resumed is None:
+            self.strategy.start(runner)
+        else:
             self.search.load_state_dict(self._resumed['search'])
             self.alpha_optimizer.load_state_dict(self._resumed['alpha_optimizer'])
             if (logged := self._resumed['logged']) is not None:
                 self._logged = np.array(logged)
             if (genotype := self._resumed['genotype']) is not None:
-                self._freeze(np.array(genotype))
+                self._genotype = np.array(genotype)
+                self._apply(self._genotype)
 
     # ---- one iteration ----
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Draw the branches of this iteration, or of this accumulation of gradients."""
+        """Choose the branches of this iteration, or of this accumulation of gradients."""
         if self.search.needs_input_shapes():
             model = unwrap(runner.model)
             self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: network_output(model, data_batch)))
         phase = self.phase(runner)
         if phase == 'frozen' and self._genotype is None:
-            self._freeze(self.search.best())
-            restart_statistics(runner.model)
-            runner.logger.info(f'Genotype frozen: {np.count_nonzero(self._mask)} branches; BN statistics start anew.')
+            self._mask = self._genotype = self.strategy.freeze(runner, data_batch)
+            self._noise = None
         elif phase != 'frozen' and self._sample_next:
-            mask, noise = self.search.sample()
-            self._apply(mask, noise if phase == 'search' else None)
+            self._apply(*self.strategy.draw(runner))
             self._sample_next = False
         self.alpha_optimizer.start_iter()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Step α where the model stepped, and report."""
-        if self.alpha_optimizer.finish_iter(update=self.phase(runner) == 'search'):
+        if self.alpha_optimizer.finish_iter(update=self.strategy.learns(runner)):
             self._sample_next = True
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
@@ -158,10 +170,6 @@ class RepNASHook(SafeLoadHook):
     def _apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         self._mask, self._noise = mask, noise
         self.search.apply(mask, noise)
-
-    def _freeze(self, genotype: np.ndarray) -> None:
-        self._genotype = genotype
-        self._apply(genotype)
 
     # ---- phases ----
 
@@ -199,6 +207,7 @@ class RepNASHook(SafeLoadHook):
             if 'ema_state_dict' in checkpoint:
                 checkpoint['ema_state_dict'][f'module.{block}.active'] = mask.clone()
         checkpoint['repnas'] = SearchState(
+            strategy=self.strategy_name,
             search=self.search.state_dict(),
             alpha_optimizer=self.alpha_optimizer.state_dict(),
             genotype=None if self._genotype is None else self._genotype.tolist(),
@@ -210,7 +219,7 @@ class RepNASHook(SafeLoadHook):
             return
         check_searchable(checkpoint, self.search.blocks)
         if runner._resume:
-            self._resumed = read_search_state(checkpoint)
+            self._resumed = read_search_state(checkpoint, self.strategy_name)
 
     # ---- report and export ----
 

@@ -1,0 +1,36 @@
+"""Branches of a whole network leave during a forward: each block absorbs them in front of its own."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+@contextmanager
+def absorbing(blocks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the first forward of each block inside the ``with`` absorb all its branches but those kept.
+
+    Behind it only these are active, in a block without a forward too.
+
+    Args:
+        blocks: Name -> block in search form, with all candidates active.
+        kept: Name -> one bool a candidate.
+    """
+    handles: dict[str, RemovableHandle] = {}
+    for name, mask in kept.items():
+        leaving = [branch for branch, stays in zip(blocks[name].candidates, mask.tolist()) if not stays]
+
+        def absorb(block, inputs, name=name, leaving=leaving):
+            handles[name].remove()
+            block.absorb(leaving, inputs[0])
+
+        if leaving:
+            handles[name] = blocks[name].register_forward_pre_hook(absorb)
+    try:
+        yield
+    finally:
+        for handle in handles.values():
+            handle.remove()
+        for name, mask in kept.items():
+            blocks[name].set_active(mask)

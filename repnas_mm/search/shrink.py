@@ -1,0 +1,84 @@
+"""A search that starts with all branches and ends with one cut: `ShrinkSearch`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .block import Block
+from .branch_search import BranchSearch
+from .ranking import end_variance, ranks
+
+
+class ShrinkSearch(BranchSearch):
+    """Keeps every candidate active until `cut`; nothing is drawn.
+
+    Args:
+        blocks (Mapping[str, Block]): Name -> searchable block.
+        num_branches (int, optional): C, what the cut leaves over all blocks.
+        memory (int | str, optional): Or the bytes of activations to save for backward, by which the cut chooses. Where
+            all candidates do not fit them, blocks recompute until the cut (``with_cp``).
+        trunk (str): Branch that stays in every block.
+    """
+
+    def __init__(self, blocks: Mapping[str, Block], num_branches: int | None, memory: int | str | None, trunk: str):
+        super().__init__(blocks, num_branches, memory)
+        self._recompute = False
+        self._with_cp = [getattr(block, 'with_cp', False) for block in self.blocks.values()]
+        self.kinds = [name for names in self.candidates.values() for name in names]
+        self.trunk = trunk
+
+    def best(self) -> np.ndarray:
+        """Mask of all candidates, which train together and compute something sensible only together."""
+        return np.ones(len(self.kinds), dtype=bool)
+
+    def sample(self) -> tuple[np.ndarray, Tensor]:
+        """Mask of all candidates and ζ = 0: Eq. 12 without noise."""
+        return self.best(), torch.zeros(len(self.kinds))
+
+    def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+        """Tell the memory constraint what arrives at the blocks; these recompute from now on if they must.
+
+        Raises:
+            ValueError: if all candidates do not fit even so.
+        """
+        super().set_input_shapes(inputs)
+        assert self.memory is not None
+        for self._recompute in (False, True):
+            self._set_with_cp(self._recompute)
+            needed = self._bytes_of_all()
+            if needed <= self.memory:
+                return
+        raise ValueError(
+            f'memory={self.memory} bytes is less than the {needed} bytes that all branches need at this '
+            "batch size where blocks recompute, with which strategy='shrink' starts; raise memory or lower the batch "
+            'size.'
+        )
+
+    def _bytes_of_all(self) -> int:
+        assert self.block_memory is not None
+        sizes = [len(names) for names in self.candidates.values()]
+        return sum(self.block_memory(i, tuple(range(size))) for i, size in enumerate(sizes))
+
+    def _set_with_cp(self, recompute: bool) -> None:
+        for block, own in zip(self.blocks.values(), self._with_cp):
+            setattr(block, 'with_cp', own or recompute)  # noqa: B010, an option of ours that the protocol lacks
+
+    def apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
+        """Make the blocks compute the masked branches, and recompute if they must, as long as it is all of them."""
+        super().apply(mask, noise)
+        if self.memory is not None:
+            self._set_with_cp(self._recompute and bool(mask.all()))
+
+    def cut(self, squared_differences: np.ndarray, stretches: int) -> np.ndarray:
+        """Mask of what stays: the trunk of every block, then by rank over the whole network.
+
+        Args:
+            squared_differences, stretches: Of the path of α, as `ranking.end_variance` takes them.
+        """
+        scores = ranks(self.alpha_values(), end_variance(squared_differences, stretches), self.kinds)
+        scores[np.array(self.kinds) == self.trunk] = np.inf
+        if self.memory is not None:
+            self._set_with_cp(False)  # as the branches that stay will be computed
+        return self.keep(scores)
