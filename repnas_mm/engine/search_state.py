@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TypedDict, cast
 
-from ..checks import shown
+from ..checks import quote
 
 
 class SearchState(TypedDict):
@@ -41,8 +41,8 @@ def read_search_state(checkpoint: Mapping, strategy: str) -> SearchState:
         )
     if state['strategy'] != strategy:
         raise ValueError(
-            f'The checkpoint is of a search with strategy={shown(state["strategy"])}, and RepNASHook has '
-            f'strategy={shown(strategy)}; resume with the config it came from.'
+            f'The checkpoint is of a search with strategy={quote(state["strategy"])}, and RepNASHook has '
+            f'strategy={quote(strategy)}; resume with the config it came from.'
         )
     return cast(SearchState, state)
 

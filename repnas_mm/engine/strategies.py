@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from ..checks import shown
+from ..checks import quote
 from ..models.start import let_skip_lead
 from ..models.warm_start import MAIN_BRANCH
 from ..search.block import Block, find_blocks
@@ -162,5 +162,5 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = dict(sample=Sample, shrink=Shri
 def build_strategy(name: str, *args) -> Strategy:
     """Build the strategy with this name from the arguments of `Sample`."""
     if not isinstance(name, str) or name not in STRATEGIES:
-        raise ValueError(f'Unknown strategy {shown(name)} of RepNASHook; known are {", ".join(STRATEGIES)}.')
+        raise ValueError(f'Unknown strategy {quote(name)} of RepNASHook; known are {", ".join(STRATEGIES)}.')
     return STRATEGIES[name](*args)
