@@ -21,7 +21,10 @@ def run_python(*command, cwd: Path, env: Mapping[str, str] = {}, timeout: float 
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / 'output'
-        process = _CONTEXT.Process(target=_run, args=([*map(str, command)], str(cwd), dict(env), str(output)))
+        arguments = [*map(str, command)], str(cwd), {**os.environ, **env}, str(output)
+        process = _CONTEXT.Process(target=_run, args=arguments)
+            target=_run, args=([*map(str, command)], str(cwd), {**os.environ, **env}, str(output))
+        )
         process.start()
         process.join(timeout)
         if process.is_alive():
@@ -36,7 +39,7 @@ def _run(command: list[str], cwd: str, env: dict[str, str], output: str) -> None
             os.dup2(f.fileno(), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, 'w', buffering=1, closefd=False) for stream in (1, 2))
     os.chdir(cwd)
-    os.environ.update(env)
+    os.environ.update(env)  # the process forked from has those of its own start
     sys.path[:0] = [os.path.abspath(path) for path in env.get('PYTHONPATH', '').split(os.pathsep) if path]
     status = 0
     try:

@@ -1,4 +1,4 @@
-"""Lets torch's safe loader (``weights_only=True``) read the log history in MMEngine's own checkpoints, for a while.
+"""The log history in checkpoints: plain in those that our hooks write, allowed for a while in MMEngine's own.
 
 MMEngine 0.10 stores its message hub as pickled `HistoryBuffer` objects. Since torch 2.6 ``torch.load`` refuses them,
 so that a stock run cannot resume from its own checkpoint. A buffer pickles its class, two numpy arrays and, by way of
@@ -6,13 +6,42 @@ so that a stock run cannot resume from its own checkpoint. A buffer pickles its 
 its place only ever returns a statistics method of `HistoryBuffer`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+
+
+def plain_history(message_hub: Mapping) -> dict:
+    """Copy the state of a message hub with tensors and numbers in the place of buffers and numpy's scalars.
+
+    Any tool reads a checkpoint with it under torch's safe loader.
+    """
+    scalars = {
+        name: _plain_buffer(buffer) if isinstance(buffer, HistoryBuffer) else buffer
+        for name, buffer in message_hub['log_scalars'].items()
+    }
+    info = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in message_hub['runtime_info'].items()
+    }
+    return dict(message_hub, log_scalars=scalars, runtime_info=info)
+
+
+def restore_history(message_hub: dict) -> None:
+    """Undo `plain_history` in place; what is a buffer already stays one."""
+    for name, plain in message_hub['log_scalars'].items():
+        if isinstance(plain, Mapping):
+            values, counts = (plain[key].numpy() for key in ('values', 'counts'))
+            message_hub['log_scalars'][name] = HistoryBuffer(values, counts, plain['max_length'])
+
+
+def _plain_buffer(buffer: HistoryBuffer) -> dict:
+    values, counts = (torch.from_numpy(array.copy()) for array in buffer.data)
+    return dict(values=values, counts=counts, max_length=buffer.max_length)
 
 
 @contextmanager

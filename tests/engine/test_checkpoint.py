@@ -13,6 +13,7 @@ from mmengine.logging import HistoryBuffer
 
 from repnas_mm.engine import RepNASHook
 from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, subnet_config
+from repnas_mm.engine.log_history import restore_history
 from repnas_mm.models import ODBBBackbone
 from repnas_mm.search import Genotype, find_blocks
 
@@ -62,6 +63,16 @@ def test_a_history_buffer_survives_safe_loading(tmp_path):
     loaded = load_file(tmp_path / 'history.pth')['history']
     assert loaded.mean() == 2.0
     assert loaded.statistics('max') == 3.0
+
+
+def test_checkpoints_of_our_hooks_load_safely_without_any_help_and_give_their_history_back(small_cfg, run):
+    small_cfg.model.backbone.genotype = 'plain'
+    small_cfg.custom_hooks = [dict(type='FuseHook')]
+    whole = run(small_cfg)
+    losses = [array.tolist() for array in whole.message_hub.get_scalar('train/loss').data]
+    checkpoint = torch.load(Path(whole.work_dir) / 'epoch_6.pth', weights_only=True)
+    restore_history(checkpoint['message_hub'])
+    assert [a.tolist() for a in checkpoint['message_hub']['log_scalars']['train/loss'].data] == losses
 
 
 def test_the_package_and_a_load_allow_nothing_for_good(tmp_path):

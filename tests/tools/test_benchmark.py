@@ -32,7 +32,7 @@ def test_it_writes_tables_a_figure_and_the_command(tool, tmp_path, monkeypatch):
 
 def test_fast_paths_are_a_table_of_their_own(tool, tmp_path, monkeypatch):
     paths = SimpleNamespace(PATHS={'one': 'a saving'}, without=lambda *names: nullcontext())
-    monkeypatch.setattr('repnas_mm.models.fast', paths, raising=False)
+    monkeypatch.setattr(tool, 'fast', paths)
     tool.main(['--settings', 'digits', '--measures', 'tricks', '--draws', '2', '--out', str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {'tricks.csv', 'tricks.md'}
     (row,) = csv.DictReader((tmp_path / 'tricks.csv').open())

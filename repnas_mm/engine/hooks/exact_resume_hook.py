@@ -55,6 +55,7 @@ class ExactResumeHook(SafeLoadHook):
             runner._resume = False
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        super().after_load_checkpoint(runner, checkpoint)
         if not runner._resume:
             return
         self._resumed = checkpoint.get(KEY, [])
@@ -125,6 +126,7 @@ class ExactResumeHook(SafeLoadHook):
                 all_reduce_params((buffer for buffer in model.buffers() if buffer.is_floating_point()), op='mean')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        super().before_save_checkpoint(runner, checkpoint)
         # a checkpoint out of turn is of one rank
         checkpoint[KEY] = self._gathered if self._gathered_at == runner.iter else [rng_state()]
 

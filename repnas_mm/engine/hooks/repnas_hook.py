@@ -200,6 +200,7 @@ class RepNASHook(SafeLoadHook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add the search's own state, and make the saved blocks compute the genotype rather than the last sample."""
+        super().before_save_checkpoint(runner, checkpoint)
         if self._search is None:
             return
         for block, mask in self.search.masks_by_block(self.best()).items():
@@ -215,6 +216,7 @@ class RepNASHook(SafeLoadHook):
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        super().after_load_checkpoint(runner, checkpoint)
         if self._search is None:
             return
         check_searchable(checkpoint, self.search.blocks)

@@ -1,11 +1,11 @@
-"""A runner reads MMEngine's own checkpoints under torch's safe loader; base of the other hooks."""
+"""A runner reads MMEngine's own checkpoints under torch's safe loader, and writes ones that any tool reads."""
 
 from contextlib import ExitStack
 
 from mmengine.hooks import Hook
 
 from ...registry import register
-from ..log_history import log_history_allowed
+from ..log_history import log_history_allowed, plain_history, restore_history
 
 
 @register('HOOKS')
@@ -14,7 +14,9 @@ class SafeLoadHook(Hook):
 
     Such a checkpoint holds the log history as pickled objects, which torch refuses since then
     (`repnas_mm.engine.log_history`). They are let through from ``before_run`` until the first loop begins, which is
-    when a runner loads. The other hooks of this package do the same; this one is for runs without them.
+    when a runner loads. In the checkpoints that this run writes, the history is tensors, which stock inferencers and
+    converters read with any torch; a stock run that resumes from one starts its log history anew. The other hooks of
+    this package do the same; this one is for runs without them.
 
     Example:
         >>> custom_hooks = [dict(type='SafeLoadHook')]
@@ -34,3 +36,10 @@ class SafeLoadHook(Hook):
 
     def before_test(self, runner) -> None:
         self._loading.close()
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint['message_hub'] = plain_history(checkpoint['message_hub'])
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if 'message_hub' in checkpoint:
+            restore_history(checkpoint['message_hub'])
