@@ -23,8 +23,6 @@ def run_python(*command, cwd: Path, env: Mapping[str, str] = {}, timeout: float 
         output = Path(folder) / 'output'
         arguments = [*map(str, command)], str(cwd), {**os.environ, **env}, str(output)
         process = _CONTEXT.Process(target=_run, args=arguments)
-            target=_run, args=([*map(str, command)], str(cwd), {**os.environ, **env}, str(output))
-        )
         process.start()
         process.join(timeout)
         if process.is_alive():
