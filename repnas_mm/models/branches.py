@@ -14,7 +14,6 @@ from ..search.space import register_branch
 from . import ops, reparam
 from .block_call import BlockCall
 from .fast import strided
-from .fast.shared_pointwise import shared_pointwise
 from .layer import Layer
 from .norm import build_norm, scale_and_shift
 
@@ -95,7 +94,7 @@ class Branch(nn.Module):
 class CompositeBranch(Branch):
     """Base of the branches of two steps: 1×1 convolution, BN, border padding, and a K×K window.
 
-    Border padding (DESIGN 2) pads with the inner BN's output for a zero pixel, since a bias that passes through zero
+    Border padding pads with the inner BN's output for a zero pixel, since a bias that passes through zero
     padding would not fuse. Here the border value is subtracted instead, the window pads zeros itself, and what the
     border adds behind the window is a constant a channel.
     """
@@ -113,6 +112,10 @@ class CompositeBranch(Branch):
         """Kernel of the 1×1 convolution, (inner_channels, in // groups, 1, 1)."""
         raise NotImplementedError
 
+    def pointwise(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Tensor:
+        """The 1×1 convolution."""
+        return call.convolve(x, partial(self.pointwise_kernel, kernel), 1, (0, 0, 0, 0), self.groups)
+
     def inner(self, x: Tensor, call: BlockCall) -> Tensor:
         """Inner BN less its border value."""
         y = call.normalize(self.inner_norm, x)
@@ -126,11 +129,6 @@ class PointwiseBranch(Branch):
 
     window = (1, 1)
     cheap = True
-
-    def linear(self, x, kernel, call):
-        if self.stride > 1:
-            return super().linear(x, kernel, call)
-        return ops.pad_zeros(shared_pointwise(self, x, kernel, call), self.padding(call))
 
 
 @register_branch('kxk')
@@ -159,10 +157,6 @@ class PointwiseFullBranch(CompositeBranch):
     def pointwise_kernel(self, kernel):
         delta = reparam.crop_kernel(kernel, 1, 1) if self.delta is None else self.delta
         return delta + reparam.identity_kernel(self.in_channels, self.groups, dtype=delta.dtype, device=delta.device)
-
-    def pointwise(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Tensor:
-        """The 1×1 convolution."""
-        return call.convolve(x, partial(self.pointwise_kernel, kernel), 1, (0, 0, 0, 0), self.groups)
 
     def layers(self, kernel, call):
         return [
@@ -204,7 +198,7 @@ class PointwiseAvgBranch(CompositeBranch):
 
     def layers(self, kernel, call):
         return [
-            Layer(partial(shared_pointwise, self, kernel=kernel, call=call), cheap=True),
+            Layer(partial(self.pointwise, kernel=kernel, call=call), cheap=True),
             Layer(partial(self.pool, call=call)),
         ]
 

@@ -62,7 +62,7 @@ def keep_memory(
         block_ids: (N,) number of the block each candidate belongs to.
         budget: Bytes of activations that may be saved for backward.
         block_bytes: (block number, kept candidates of that block, counted within it) -> bytes. Asked for whole
-            blocks, because branches that share a convolution do not add up.
+            blocks, because what branches share does not add up.
     """
     best, rest = rank(scores, block_ids)
     start = np.searchsorted(block_ids, np.arange(block_ids[-1] + 2))
