@@ -29,7 +29,7 @@ PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
 
 
 class Strategy(Protocol):
-    """What `RepNASHook` asks of a strategy; `BranchSearch` and `AlphaOptimizer` hold all state."""
+    """The part of a search that `RepNASHook` leaves to a strategy; `BranchSearch` and `AlphaOptimizer` hold state."""
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
         """Make the state of the search; this early, before the runner loads anything."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import ops
 from .block_call import BlockCall
 from .norm import batch_moments, scale_and_shift
+from .reparam import Pair
 from .warm_start import MAIN_BRANCH
 
 
@@ -107,19 +108,19 @@ class _Folded:
             outputs.append(layer.function(outputs[-1]))
         mean, self.batch_var = batch_moments(outputs[-1])
         self.running_var = branch.norm.running_var
+        self.kernel, constant = _as_convolution(branch, kernel)
+        self.running_mean = branch.norm.running_mean - constant
         inner_norm = getattr(branch, 'inner_norm', None)
-        running_constant = self._constant(branch, kernel)
         if inner_norm is not None and inner_norm.training:
             inner_norm.running_mean, inner_norm.running_var = batch_moments(outputs[1])
-        self.kernel, constant = branch.linear_equivalent(kernel)
-        constant = torch.zeros_like(mean) if constant is None else constant
-        self.running_mean = branch.norm.running_mean - running_constant
+            self.kernel, constant = _as_convolution(branch, kernel)
         if branch.norm.training:
             branch.norm.running_mean, branch.norm.running_var = mean, self.batch_var
         self.scale, shift = scale_and_shift(branch.norm)
         self.shift = shift + self.scale * constant
 
-    @staticmethod
-    def _constant(branch, kernel: Tensor | None) -> Tensor:
-        constant = branch.linear_equivalent(kernel)[1]
-        return torch.zeros_like(branch.norm.running_mean) if constant is None else constant
+
+def _as_convolution(branch, kernel: Tensor | None) -> Pair:
+    """Kernel (out, in // groups, K, K) and bias (out,) of ``branch`` in front of its last BN, inner BN in eval mode."""
+    weight, bias = branch.linear_equivalent(kernel)
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias

@@ -79,7 +79,7 @@ class RepNASHook(SafeLoadHook):
     ):
         super().__init__()
         self.phases = Phases(warmup, frozen)
-        self.num_branches, self.memory, self.temperature = num_branches, memory, temperature
+        self.num_branches, self.memory = num_branches, memory
         self.alpha_optimizer_cfg, self.strategy_name = alpha_optimizer, strategy
         self.strategy = build_strategy(strategy, self.phases, num_branches, memory, temperature, alpha_optimizer)
         self._search: BranchSearch | None = None
