@@ -4,12 +4,7 @@ _base_ = './vgg16_odbb_digits.py'
 model = dict(backbone=dict(arch='A0', base_channels=8), head=dict(in_channels=160))
 
 custom_hooks = [
-    dict(
-        type='RepNASHook',
-        num_branches=61,
-        frozen=12,
-        alpha_optimizer=dict(type='Adam', lr=0.02, betas=(0.5, 0.999)),
-    ),
+    dict(type='RepNASHook', strategy='shrink', num_branches=61, frozen=12),
     dict(type='FuseHook'),
     *_base_.run_hooks,
 ]

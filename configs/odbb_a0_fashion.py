@@ -4,12 +4,7 @@ _base_ = './vgg16_odbb_fashion.py'
 model = dict(backbone=dict(arch='A0', base_channels=8), head=dict(in_channels=160))
 
 custom_hooks = [
-    dict(
-        type='RepNASHook',
-        num_branches=61,
-        frozen=4,
-        alpha_optimizer=dict(type='Adam', lr=0.025, betas=(0.5, 0.999)),
-    ),
+    dict(type='RepNASHook', strategy='shrink', num_branches=61, frozen=6),
     dict(type='FuseHook'),
     *_base_.run_hooks,
 ]

@@ -6,7 +6,6 @@ model = dict(
     backbone=dict(
         arch=dict(num_blocks=[13, 13, 13], width_factor=[1, 1, 1], strides=[1, 2, 2]),
         base_channels=8,
-        share_weights=False,
     ),
     head=dict(in_channels=32),
 )

@@ -25,12 +25,7 @@ train_cfg = dict(max_epochs=16, val_interval=4)
 default_hooks = dict(checkpoint=dict(interval=4))
 
 custom_hooks = [
-    dict(
-        type='RepNASHook',
-        num_branches=52,
-        frozen=12,
-        alpha_optimizer=dict(type='Adam', lr=0.02, betas=(0.5, 0.999)),
-    ),
+    dict(type='RepNASHook', strategy='shrink', num_branches=52, frozen=12),
     dict(type='FuseHook'),
     *_base_.run_hooks,
 ]

@@ -6,7 +6,7 @@ from reproduction.scales import Scale
 
 from pretended import CONFIGS, FakeLab  # isort: skip
 
-METHODS = ('plain', 'acb', 'dbb', 'repvgg', 'random', 'unshared')
+METHODS = ('plain', 'acb', 'dbb', 'repvgg', 'random', 'sample', 'unshared')
 
 TINY = """
 _base_ = '{base}'
@@ -18,10 +18,11 @@ param_scheduler = [dict(type='CosineAnnealingLR', T_max=2, end=2, by_epoch=True,
 train_cfg = dict(max_epochs=2, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
 """
-SEARCH = "custom_hooks = [dict(type='RepNASHook', num_branches=20, frozen=1), dict(type='FuseHook')]"
+SEARCH = "custom_hooks = [dict(type='RepNASHook', strategy='{}', num_branches=20, frozen=1), dict(type='FuseHook')]\n"
 FIXED = "find_unused_parameters = False\ncustom_hooks = [dict(type='FuseHook')]"
 BACKBONES = {
-    'random': "genotype=dict(preset='random', num_branches=52, seed=0), share_weights=True",
+    'random': "genotype=dict(preset='random', num_branches=52, seed=0)",
+    'sample': 'share_weights=True',
     'unshared': 'share_weights=False',
 }
 
@@ -31,11 +32,12 @@ def tiny_configs(tmp_path_factory):
     """The configs of VGG-16 on digits, made tiny."""
     folder = tmp_path_factory.mktemp('configs')
     search = TINY.format(base=CONFIGS / 'vgg16_odbb_digits.py')
-    (folder / 'vgg16_odbb_tiny.py').write_text(search + SEARCH)
+    (folder / 'vgg16_odbb_tiny.py').write_text(search + SEARCH.format('shrink'))
     for method in METHODS:
         backbone = BACKBONES.get(method, f"genotype='{method}'")
         text = f"_base_ = './vgg16_odbb_tiny.py'\nmodel = dict(backbone=dict({backbone}))\n"
-        (folder / f'vgg16_{method}_tiny.py').write_text(text + ('' if method == 'unshared' else FIXED))
+        ends = dict(sample=SEARCH.format('sample'), unshared=SEARCH.format('sample'))
+        (folder / f'vgg16_{method}_tiny.py').write_text(text + ends.get(method, FIXED))
     return folder
 
 

@@ -3,11 +3,13 @@
 import statistics
 
 import pytest
+from mmengine.config import Config
+from mmpretrain import get_model
 
 from repnas_mm.models import ODBBBackbone
 from repnas_mm.search import Genotype, find_candidates
 from reproduction import ITEMS, SCALES, Lab
-from reproduction.items import figure4, figure5, genotypes, schedule, table3, table4
+from reproduction.items import deep, figure4, figure5, genotypes, schedule, table3, table4
 from reproduction.scales import ARCHS
 
 from pretended import CONFIGS, check_options  # isort: skip
@@ -23,6 +25,10 @@ def put_genotype(folder, backbone):
     folder.mkdir()
     blocks = {f'backbone.{name}': block for name, block in find_candidates(backbone).items()}
     Genotype.from_preset('acb', blocks).dump(folder / 'genotype.json')
+
+
+def deep_backbone(scale):
+    return get_model(Config.fromfile(CONFIGS / f'odbb_deep_{scale}.py')).backbone
 
 
 def test_every_item_of_a_scale_is_known():
@@ -85,7 +91,7 @@ def test_a_longer_schedule_is_longer_where_nothing_is_searched(fake_lab):
     lab = fake_lab(score)
     report = schedule.make(lab, SCALES['fashion'], [1])
     rows = {(row['block'], row['epochs']): row['top-1 (%)'].values for row in report.rows}
-    assert set(rows) == {(method, epochs) for method in ('odbb', 'plain') for epochs in (7, 21)}
+    assert set(rows) == {(method, epochs) for method in ('odbb', 'plain', 'dbb') for epochs in (7, 21)}
     assert rows['odbb', 7] == (score('vgg16_odbb_fashion-c39-seed1'),)  # Table 3's
     assert rows['plain', 21] == (score('vgg16_plain_fashion-seed1-21epochs'),)
     for training in lab.asked:
@@ -95,7 +101,7 @@ def test_a_longer_schedule_is_longer_where_nothing_is_searched(fake_lab):
         assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == cosine.end == warmup.end + cosine.T_max
         assert warmup.end == cosine.begin == 2
         if 'odbb' in training.name:
-            assert cfg.custom_hooks[0].frozen == cfg.train_cfg.max_epochs - 3
+            assert cfg.custom_hooks[0].frozen == cfg.train_cfg.max_epochs - 1
     assert {t.load_config(CONFIGS).train_cfg.max_epochs for t in lab.asked} == {7, 21}
     assert '32 in all' in report.notes[0]
 
@@ -116,7 +122,7 @@ def test_figure5_samples_trains_and_shares_what_its_supernet_shares(tiny, tiny_c
     keys = [(row['network'], row['weights'], row['epoch']) for row in report.rows]
     assert keys == [(n, w, e) for n in ('supernet', 'subnet') for w in ('shared', 'unshared') for e in (1, 2)]
     assert all(len(row['top-1 (%)'].values) == 1 for row in report.rows)
-    for kind, method in figure5.METHODS.items():
+    for kind, method in figure5.methods(tiny).items():
         search = tmp_path / f'vgg16_{method}_tiny-unfrozen-seed1'
         sampled = Genotype.load(search / 'genotype_2.json')
         assert sampled.share_weights is (kind == 'shared') and sampled.num_branches == 20
@@ -125,3 +131,20 @@ def test_figure5_samples_trains_and_shares_what_its_supernet_shares(tiny, tiny_c
         trained = tmp_path / f'vgg16_plain_tiny-{kind}-epoch2-seed1'
         assert (trained / 'fused.pth').exists()
         assert repr(sampled['backbone.stage_2.0'][0]) in (trained / 'training.json').read_text().replace('"', "'")
+
+
+@pytest.mark.parametrize('name', ['digits', 'fashion'])
+def test_deep(name, fake_lab):
+    lab = fake_lab(score)
+    for seed in (0, 1):
+        put_genotype(lab.folder / f'odbb_deep_{name}-seed{seed}', deep_backbone(name))
+    report = deep.make(lab, SCALES[name], [0, 1])
+    rows = {row['block']: row for row in report.rows}
+    anew = 'odbb, from scratch'
+    assert list(rows) == ['odbb', *deep.HAND_MADE, 'kxk and skip', 'odbb by Algorithm 1', anew, 'random']
+    assert rows['odbb']['top-1 (%)'].values == tuple(score(f'odbb_deep_{name}-seed{s}') for s in (0, 1))
+    assert rows[anew]['top-1 (%)'].values == tuple(score(f'plain_deep_{name}-odbb-seed{s}') for s in (0, 1))
+    assert rows['plain']['branches'] == 40 and rows['repvgg']['branches'] == 40 + 40 + rows['kxk and skip']['branches'] - 40
+    assert rows['odbb']['CPU seconds'] is None  # nothing was trained
+    for training in lab.asked:
+        check_options(training)

@@ -14,6 +14,7 @@ ITEMS = {
     'figure5': 'figure5',
     'figures6-11': 'genotypes',
     'schedule': 'schedule',
+    'deep': 'deep',
 }
 
 __all__ = ['ITEMS', 'SCALES', 'Lab']

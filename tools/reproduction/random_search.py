@@ -3,25 +3,27 @@
 from .lab import Lab
 from .scales import Scale
 from .shared_trainings import ACCURACY, network
-from .training import Result, Training
+from .training import Training
 
 DRAWS = 25
 
 
-def draw_and_choose(lab: Lab, scale: Scale, num_branches: int) -> tuple[int, dict[Training, Result]]:
-    """The best draw's seed, by the accuracy on held-out training images, and all results.
+def draw_and_choose(lab: Lab, scale: Scale, pattern: str, num_branches: int, epochs: int) -> int:
+    """The best draw's seed, by the accuracy on held-out training images; the test set takes no part in the choice.
 
-    The test set takes no part in the choice.
+    Args:
+        pattern: Of the networks' configs.
+        epochs: Of each draw's training.
     """
-    config = scale.ablation.format('random')
+    config = pattern.format('random')
     options = dict(
         model__backbone__genotype__num_branches=num_branches,
-        train_cfg__max_epochs=scale.short_epochs,
+        train_cfg__max_epochs=epochs,
         param_scheduler=dict(
             _delete_=True,
             type='CosineAnnealingLR',
-            T_max=scale.short_epochs,
-            end=scale.short_epochs,
+            T_max=epochs,
+            end=epochs,
             by_epoch=True,
             convert_to_iter_based=True,
         ),
@@ -38,14 +40,13 @@ def draw_and_choose(lab: Lab, scale: Scale, num_branches: int) -> tuple[int, dic
         for draw in range(DRAWS)
     ]
     results = lab.run(trainings)
-    best = max(range(DRAWS), key=lambda draw: results[trainings[draw]].metrics[ACCURACY])
-    return best, results
+    return max(range(DRAWS), key=lambda draw: results[trainings[draw]].metrics[ACCURACY])
 
 
-def drawn_network(scale: Scale, num_branches: int, draw: int, seed: int) -> Training:
+def drawn_network(pattern: str, num_branches: int, draw: int, seed: int) -> Training:
     """The full training of one draw."""
     return network(
-        scale.ablation.format('random'),
+        pattern.format('random'),
         seed,
         f'c{num_branches}-draw{draw}',
         model__backbone__genotype__num_branches=num_branches,

@@ -16,6 +16,9 @@ class Scale:
         items: What can be reproduced at this scale.
         seeds: Trainings of each network, unless the user says otherwise.
         ablation: Pattern of the configs of Figures 4 and 5; the method goes into the braces.
+        algorithm1: Method of the config that searches by Algorithm 1.
+        deep: Pattern of the configs of ``deep``.
+        deep_short_epochs: Epochs of a random draw's training there.
         sweep: Numbers of branches of Figure 4.
         short_epochs: Epochs of a random draw's training before the best is trained in full.
         held_out: Training images that choose the best draw, at the end of the training set; the draws train on
@@ -37,6 +40,9 @@ class Scale:
     image_size: int
     base_channels: int = 64
     ablation: str = ''
+    algorithm1: str = 'sample'
+    deep: str = ''
+    deep_short_epochs: int = 0
     sweep: tuple[int, ...] = ()
     short_epochs: int = 0
     trained_on: int = 0
@@ -63,11 +69,13 @@ SCALES = {
     for scale in (
         Scale(
             'digits',
-            items=('table2', 'table3', 'table5', *SEARCHES, *ABLATIONS),
+            items=('table2', 'table3', 'table5', *SEARCHES, *ABLATIONS, 'deep'),
             seeds=1,
             image_size=32,
             base_channels=8,
             ablation='vgg16_{}_digits',
+            deep='{}_deep_digits',
+            deep_short_epochs=5,
             sweep=(20, 26, 39, 52, 65),
             short_epochs=2,
             trained_on=1150,
@@ -76,11 +84,13 @@ SCALES = {
         ),
         Scale(
             'fashion',
-            items=('table2', 'table3', *SEARCHES, *ABLATIONS, 'schedule'),
+            items=('table2', 'table3', *SEARCHES, *ABLATIONS, 'schedule', 'deep'),
             seeds=3,
             image_size=32,
             base_channels=8,
             ablation='vgg16_{}_fashion',
+            deep='{}_deep_fashion',
+            deep_short_epochs=1,
             sweep=(20, 39, 52, 65),
             short_epochs=1,
             trained_on=16000,
@@ -98,6 +108,7 @@ SCALES = {
             seeds=1,
             image_size=32,
             ablation='vgg16_{}_cifar10',
+            algorithm1='odbb',
             sweep=(20, 26, 39, 52, 65, 87),
             short_epochs=100,
             trained_on=45000,
@@ -114,6 +125,7 @@ SCALES = {
             seeds=1,
             image_size=224,
             ablation='{}_a0_imagenet',
+            algorithm1='odbb',
             sweep=(30, 50, 66, 75, 88, 110),
             snapshots=tuple(range(5, 151, 5)),
             data_root='data/imagenet',

@@ -1,7 +1,6 @@
 """The trainings that items of the paper have in common, under names that let items share them."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from measuring.reports import Mean
 from repnas_mm.models import ODBBBackbone
@@ -28,20 +27,15 @@ def network(config: str, seed: int, tag: str = '', **options) -> Training:
     return Training(f'{config}{tag and "-" + tag}-seed{seed}', config, {'randomness.seed': seed, **options})
 
 
-def ablation_network(scale: Scale, method: str, seed: int) -> Training:
-    """A hand-made network of Table 3 and Figure 4."""
-    return network(scale.ablation.format(method), seed)
+def search(pattern: str, num_branches: int, seed: int) -> Training:
+    """The search of ``pattern``'s networks with C = ``num_branches``."""
+    return network(pattern.format('odbb'), seed, f'c{num_branches}', custom_hooks__0__num_branches=num_branches)
 
 
-def search(scale: Scale, num_branches: int, seed: int) -> Training:
-    """The search of Table 3 and Figure 4 with C = ``num_branches``."""
-    return network(scale.ablation.format('odbb'), seed, f'c{num_branches}', custom_hooks__0__num_branches=num_branches)
-
-
-def from_scratch(scale: Scale, genotype: Path, seed: int, tag: str) -> Training:
-    """A searched genotype, trained on the whole schedule as hand-made networks are; ``tag`` says which one it is."""
-    options = dict(_delete_=True, **Genotype.load(genotype).to_dict())
-    return network(scale.ablation.format('plain'), seed, tag, model__backbone__genotype=options)
+def from_scratch(pattern: str, genotype: Genotype, seed: int, tag: str) -> Training:
+    """A genotype, trained on the whole schedule as hand-made networks are; ``tag`` says which one it is."""
+    options = dict(_delete_=True, **genotype.to_dict())
+    return network(pattern.format('plain'), seed, tag, model__backbone__genotype=options)
 
 
 def arch_network(scale: Scale, method: str, arch: str, seed: int) -> Training:

@@ -48,11 +48,13 @@ class Result:
     Args:
         metrics: Of the fused network on the test set, as the config's evaluator names them.
         by_epoch: Epoch -> metrics of the unfused network on the validation set.
+        cpu_seconds: Of the training, on all cores; None if it was interrupted.
     """
 
     folder: Path
     metrics: dict[str, float]
     by_epoch: dict[int, dict[str, float]]
+    cpu_seconds: float | None = None
 
 
 def run_training(training: Training, configs: Path, folder: Path, data_root: str | None = None) -> Result:
@@ -74,10 +76,13 @@ def run_training(training: Training, configs: Path, folder: Path, data_root: str
     resume_from(cfg)
     cfg.experiment_name = f'{training.name}_{time.time()}'
     with open(folder / 'output.log', 'a', encoding='utf-8') as log, redirect_stdout(log), redirect_stderr(log):
+        cpu_seconds = None
         if not (folder / 'fused.pth').exists():
+            fresh, start = not any(folder.glob('*.pth')), time.process_time()
             _runner(cfg).train()
+            cpu_seconds = time.process_time() - start if fresh else None
         metrics = _test(folder, cfg)
-    _write_json(folder / 'result.json', dict(metrics=metrics, by_epoch=_read_log(folder)))
+    _write_json(folder / 'result.json', dict(metrics=metrics, by_epoch=_read_log(folder), cpu_seconds=cpu_seconds))
     return read_result(folder)
 
 

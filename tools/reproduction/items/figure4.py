@@ -6,14 +6,15 @@ from measuring.reports import Report, series
 
 from ..lab import Lab
 from ..scales import Scale
-from ..shared_trainings import HAND_MADE, ablation_network, accuracy, branches_of, search
+from ..shared_trainings import HAND_MADE, accuracy, branches_of, network, search
 from ..tradeoff import plot_tradeoff
 
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
     """Train the hand-made networks and a search for every C."""
-    trainings = {(m, branches_of(scale, m)): [ablation_network(scale, m, s) for s in seeds] for m in HAND_MADE}
-    trainings |= {('odbb', c): [search(scale, c, seed) for seed in seeds] for c in scale.sweep}
+    nets = scale.ablation
+    trainings = {(m, branches_of(scale, m)): [network(nets.format(m), s) for s in seeds] for m in HAND_MADE}
+    trainings |= {('odbb', c): [search(nets, c, seed) for seed in seeds] for c in scale.sweep}
     results = lab.run(t for group in trainings.values() for t in group)
     means = {key: accuracy(results[t] for t in group) for key, group in trainings.items()}
     points = series(means)

@@ -14,12 +14,10 @@ from ..shared_trainings import ACCURACY, from_scratch, network
 from ..tradeoff import plot_tradeoff
 from ..training import Result, Training
 
-METHODS = {'shared': 'odbb', 'unshared': 'unshared'}
-
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
     """Search with both kinds of weights, sample subnets on the way, and train those from scratch."""
-    searches = {kind: [_search(scale, method, seed) for seed in seeds] for kind, method in METHODS.items()}
+    searches = {kind: [_search(scale, method, seed) for seed in seeds] for kind, method in methods(scale).items()}
     found = lab.run(t for group in searches.values() for t in group)
     subnets = {
         (kind, epoch): [_subnet(scale, kind, epoch, t, found[t], seed) for t, seed in zip(group, seeds)]
@@ -42,12 +40,17 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         rows,
         {'': plot_tradeoff(curves, {}, 'epoch of the search', 'top-1 (%)')},
         notes=[
-            'A supernet is validated with its best branches by α and the BN statistics gathered while it sampled. A '
+            'A supernet is validated with its best branches by α. A '
             'subnet has the best branches of that epoch, as shared as its supernet, and is trained from scratch on the '
             'full schedule. Bars are standard errors over seeds. The paper has RepVGG-A0 on ImageNet and a plot only: '
             'with shared weights the supernet converges faster, and its subnets are better and vary less.'
         ],
     )
+
+
+def methods(scale: Scale) -> dict[str, str]:
+    """Kind of weights -> method of the config that searches by Algorithm 1 with it."""
+    return {'shared': scale.algorithm1, 'unshared': 'unshared'}
 
 
 def _row(kind: str, network: str, epoch: int, mean: Mean) -> dict:
@@ -72,4 +75,4 @@ def _subnet(scale: Scale, kind: str, epoch: int, training: Training, result: Res
         checkpoint = load_file(result.folder / f'epoch_{epoch}.pth')
         model = build_model(Config.fromfile(result.folder / f'{training.config}.py'), checkpoint)
         Genotype.from_model(model, dict(config=training.config, seed=seed, epoch=epoch)).dump(path)
-    return from_scratch(scale, path, seed, f'{kind}-epoch{epoch}')
+    return from_scratch(scale.ablation, Genotype.load(path), seed, f'{kind}-epoch{epoch}')

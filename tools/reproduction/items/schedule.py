@@ -1,4 +1,4 @@
-"""Table 3's search in one stage beside its plain network, on longer and longer schedules."""
+"""Table 3's search in one stage beside hand-made networks, on longer and longer schedules."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,19 +10,21 @@ from measuring.reports import Report, series
 from ..lab import Lab
 from ..random_search import DRAWS
 from ..scales import Scale
-from ..shared_trainings import ablation_network, accuracy, branches_of, search
+from ..shared_trainings import accuracy, branches_of, network, search
 from ..tradeoff import plot_tradeoff
 from ..training import Training
 
 #: C of the search: what ACB has
 BRANCHES = 39
+#: Hand-made blocks beside it
+COMPARED = ('plain', 'dbb')
 
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
-    """Train both for every number of epochs; the search takes as many of them as on the scale's own schedule."""
+    """Train all for every number of epochs; the search takes as many of them as on the scale's own schedule."""
     groups = {
-        'odbb': [search(scale, BRANCHES, seed) for seed in seeds],
-        'plain': [ablation_network(scale, 'plain', seed) for seed in seeds],
+        'odbb': [search(scale.ablation, BRANCHES, seed) for seed in seeds],
+        **{m: [network(scale.ablation.format(m), seed) for seed in seeds] for m in COMPARED},
     }
     configs = {method: group[0].load_config(lab.configs) for method, group in groups.items()}
     trainings = {
@@ -33,7 +35,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
     results = lab.run(t for group in trainings.values() for t in group)
     means = {key: accuracy(results[t] for t in group) for key, group in sorted(trainings.items())}
     own = configs['plain'].train_cfg.max_epochs
-    branches = {'odbb': BRANCHES, 'plain': branches_of(scale, 'plain')}
+    branches = {'odbb': BRANCHES, **{m: branches_of(scale, m) for m in COMPARED}}
     return Report(
         'schedule',
         f'Table 3: one stage on longer schedules, {scale.name}',

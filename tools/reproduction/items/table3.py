@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from measuring.reports import Mean, Report, series
+from repnas_mm.search import Genotype
 
 from ..lab import Lab
 from ..paper import TABLE3
 from ..random_search import DRAWS, draw_and_choose, drawn_network
 from ..scales import Scale
-from ..shared_trainings import HAND_MADE, ablation_network, accuracy, branches_of, from_scratch, search
+from ..shared_trainings import HAND_MADE, accuracy, branches_of, from_scratch, network, search
 from ..tradeoff import plot_tradeoff
 
 #: C of the searches: what ACB and DBB have, and a tight one, where it matters most which branches are kept
@@ -19,20 +20,20 @@ BUDGETS = (20, 39, 52)
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
     """Train every row with every seed."""
-    best = {c: draw_and_choose(lab, scale, c)[0] for c in BUDGETS}
+    nets = scale.ablation
+    best = {c: draw_and_choose(lab, scale, nets, c, scale.short_epochs) for c in BUDGETS}
     rows = {
-        (method, branches_of(scale, method)): [ablation_network(scale, method, s) for s in seeds]
-        for method in HAND_MADE
+        (method, branches_of(scale, method)): [network(nets.format(method), s) for s in seeds] for method in HAND_MADE
     }
     for c in BUDGETS:
-        rows['random', c] = [drawn_network(scale, c, best[c], s) for s in seeds]
-        rows['random, not chosen', c] = [drawn_network(scale, c, s, s) for s in seeds]
-        rows['odbb', c] = [search(scale, c, s) for s in seeds]
+        rows['random', c] = [drawn_network(nets, c, best[c], s) for s in seeds]
+        rows['random, not chosen', c] = [drawn_network(nets, c, s, s) for s in seeds]
+        rows['odbb', c] = [search(nets, c, s) for s in seeds]
     results = lab.run(training for trainings in rows.values() for training in trainings)
     for c in BUDGETS:
-        found = [results[training].folder / 'genotype.json' for training in rows['odbb', c]]
+        found = [Genotype.load(results[training].folder / 'genotype.json') for training in rows['odbb', c]]
         rows['odbb, from scratch', c] = [
-            from_scratch(scale, genotype, seed, f'odbb-c{c}') for genotype, seed in zip(found, seeds)
+            from_scratch(nets, genotype, seed, f'odbb-c{c}') for genotype, seed in zip(found, seeds)
         ]
     results |= lab.run(training for c in BUDGETS for training in rows['odbb, from scratch', c])
     means = {row: accuracy(results[t] for t in trainings) for row, trainings in rows.items()}
@@ -56,9 +57,8 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         notes=[
             f'`random` is the best of {DRAWS} genotypes drawn under C, each trained for {scale.short_epochs} '
             f'epoch{"s" * (scale.short_epochs > 1)} on {scale.trained_on:,} training images and chosen on '
-            f'{scale.held_out:,} others; the best is trained in full. Its blocks share one kernel, as those of the '
-            'search do; hand-made blocks do not. `random, not chosen` trains another draw with each seed and costs no '
-            'more than `odbb`.',
+            f'{scale.held_out:,} others; the best is trained in full. `random, not chosen` trains another draw with '
+            'each seed and costs no more than `odbb`.',
             '`odbb` is the one training that searches and trains. `odbb, from scratch` trains the genotype that it '
             'found anew, on the same schedule: as `random` does with its own.',
             'The paper gives no C, and no row for RepVGG.',
