@@ -1,10 +1,12 @@
-"""Search, prune and fuse a small network on real images, a few minutes on two CPU cores.
+"""Search, prune and fuse a deep, narrow network on real images, a few minutes on two CPU cores.
 
-Trains `configs/odbb_digits.py` and, for comparison on the same schedule, the hand-made `plain` network and a `random`
-genotype, then prints what came out. `--seeds 5` instead repeats the search and compares the genotypes.
+Trains `configs/odbb_deep_digits.py` and, on the same schedule, its hand-made `plain` network and a `random` genotype,
+then prints what came out. `--seeds 5` repeats all three and prints mean accuracies, and how alike the genotypes are.
+What has finished is not run again.
 """
 
 import argparse
+import os
 import random
 import statistics
 from itertools import combinations
@@ -17,19 +19,28 @@ from torch import Tensor, nn
 
 from repnas_mm.engine.fusing import max_difference, raw_output
 from repnas_mm.search import Genotype, find_candidates, sample_blocks
-from runs import CONFIGS, latency_before_and_after_fusing, load_config, load_network, train
+from runs import CONFIGS, latency_before_and_after_fusing, load_network
 
-CONFIG = CONFIGS / 'odbb_digits.py'
+# isort: split
+from measuring.reports import Mean
+from reproduction import Lab
+from reproduction.shared_trainings import ACCURACY
+from reproduction.training import Training
+
+#: Row of the table -> config
+NETWORKS = {'search': 'odbb_deep_digits', 'plain': 'plain_deep_digits', 'random': 'random_deep_digits'}
 
 
-def train_digits(folder: Path, seed: int, genotype=None) -> Config:
-    """Search (or train the subnet of ``genotype``) into ``folder``; returns the config."""
-    cfg = load_config(CONFIG)
-    cfg.randomness.seed = seed
-    if genotype is not None:
-        cfg.model.backbone.genotype = genotype
-        cfg.custom_hooks = [dict(type='FuseHook')]
-    train(cfg, folder)
+def training(name: str, seed: int) -> Training:
+    """One of `NETWORKS` with a seed."""
+    return Training(f'{name}-seed{seed}', NETWORKS[name], {'randomness.seed': seed})
+
+
+def loaded_config(name: str, folder: Path, seed: int = 0) -> Config:
+    """The config of a training in ``folder``, its work dir set."""
+    chosen = training(name, seed)
+    cfg = chosen.load_config(CONFIGS)
+    cfg.work_dir = str(folder / chosen.name)
     return cfg
 
 
@@ -40,17 +51,10 @@ def test_images(cfg: Config, model: nn.Module) -> tuple[Tensor, Tensor]:
     return data['inputs'], torch.cat([sample.gt_label for sample in data['data_samples']])
 
 
-def show_search(folder: Path) -> None:
+def show_search(lab: Lab) -> None:
     """Run one search and the two comparisons, and print the table."""
-    print('[1/3] search', flush=True)
-    cfg = train_digits(folder / 'search', seed=0)
-    num_branches = cfg.custom_hooks[0].num_branches
-    presets = dict(plain='plain', random=dict(preset='random', num_branches=num_branches, seed=0))
-    others = {}
-    for i, (name, preset) in enumerate(presets.items()):
-        print(f'[{i + 2}/3] {name}, without a search', flush=True)
-        others[name] = train_digits(folder / name, 0, preset)
-
+    results = lab.run(training(name, 0) for name in NETWORKS)
+    cfg = loaded_config('search', lab.folder)
     work_dir = Path(cfg.work_dir)
     checkpoints = dict(
         supernet=find_latest_checkpoint(cfg.work_dir), subnet=work_dir / 'subnet.pth', fused=work_dir / 'fused.pth'
@@ -75,21 +79,25 @@ def show_search(folder: Path) -> None:
         f'latency unfused, batch {len(labels)}': f'{unfused_ms:.1f} ms',
         f'latency fused, batch {len(labels)}': f'{fused_ms:.1f} ms ({unfused_ms / fused_ms:.1f} times faster)',
     }
-    for name, other in others.items():
-        model = load_network(other, Path(other.work_dir) / 'fused.pth')
-        rows[f'{name} accuracy, same schedule'] = accuracy(raw_output(model, images)[0])
+    for chosen, result in results.items():
+        if chosen.config != NETWORKS['search']:
+            name = chosen.name.partition('-')[0]
+            rows[f'{name} accuracy, same schedule'] = f'{result.metrics[ACCURACY]:.2f} %'
     print()
     for name, value in rows.items():
         print(f'{name:<34}{value}')
     print(f'\npicture of the genotype: {work_dir / "genotype.png"}')
 
 
-def show_overlap(folder: Path, seeds: int) -> None:
-    """Print how much the genotypes of several seeds have in common, against random ones."""
-    found = []
-    for seed in range(seeds):
-        cfg = train_digits(folder / f'seed_{seed}', seed)
-        found.append(Genotype.load(Path(cfg.work_dir) / 'genotype.json'))
+def show_seeds(lab: Lab, seeds: int) -> None:
+    """Print accuracies over several seeds, and how much the genotypes have in common, against random ones."""
+    groups = {name: [training(name, seed) for seed in range(seeds)] for name in NETWORKS}
+    results = lab.run(t for group in groups.values() for t in group)
+    print(f'\naccuracy, mean ± standard error over {seeds} seeds')
+    for name, group in groups.items():
+        print(f'{name:<22}{Mean(tuple(results[t].metrics[ACCURACY] for t in group))} %')
+    found = [Genotype.load(results[t].folder / 'genotype.json') for t in groups['search']]
+    cfg = loaded_config('search', lab.folder)
     candidates = find_candidates(load_network(cfg, find_latest_checkpoint(cfg.work_dir)))
     rng = random.Random(0)
     drawn = [Genotype(sample_blocks(candidates, found[0].num_branches, rng)) for _ in range(100)]
@@ -102,14 +110,21 @@ def show_overlap(folder: Path, seeds: int) -> None:
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
-    parser.add_argument('--seeds', type=int, help='search with this many seeds and compare the genotypes')
+    parser.add_argument('--seeds', type=int, help='train with this many seeds, and compare accuracies and genotypes')
     args = parser.parse_args(argv)
+    lab = Lab(args.work_dir, CONFIGS, processes=min(len(NETWORKS), os.cpu_count() or 1), log=log)
     if args.seeds is None:
-        show_search(args.work_dir)
+        log(f'training {", ".join(NETWORKS)}, about three minutes on two cores; logs are in {args.work_dir}')
+        show_search(lab)
     elif args.seeds < 2:
         parser.error('--seeds compares genotypes and needs at least 2')
     else:
-        show_overlap(args.work_dir, args.seeds)
+        show_seeds(lab, args.seeds)
+
+
+def log(line: str) -> None:
+    """Print at once, also into a pipe."""
+    print(line, flush=True)
 
 
 if __name__ == '__main__':
