@@ -39,7 +39,7 @@ def main(argv=None) -> None:
     model = build_model(cfg, checkpoint)
     if checkpoint['repnas']['genotype'] is None and not args.no_recalibrate:
         set_loader_defaults(cfg)
-        recalibrate(model, Runner.build_dataloader(cfg.train_dataloader, seed=0), logger=None)
+        recalibrate(model, Runner.build_dataloader(cfg.train_dataloader, seed=0))
     source = dict(config=Path(args.config).name, checkpoint=Path(args.checkpoint).name)
     genotype = export_search(model, args.out_dir, cfg, source, **source_meta(checkpoint))
     print(f'{genotype} in {args.out_dir}: genotype.json, genotype.png, genotype.svg, subnet.pth, subnet.py')

@@ -1,41 +1,67 @@
-"""BN statistics of the final genotype, where those of the search are a mixture over many."""
+"""BN statistics of one network, where those at hand are a mixture over many."""
 
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import all_reduce_params, get_rank, get_world_size
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
+from .rng import seeded
 from .runner_models import unwrap
+from .worker_seeds import collate_function
+
+#: Of the images and their augmentation: not the run's, so that all runs and their tools see the same ones
+SEED = 0
 
 
-class _SizedLoader:
-    """A dataloader with a ``batch_size``, which one with a batch sampler (mmdet's default) lacks."""
+@torch.no_grad()
+def recalibrate(model: nn.Module, loader: DataLoader, num_images: int = 8192) -> None:
+    """Replace the running statistics of all BNs that train by their means over training batches, in place (PreciseBN).
 
-    def __init__(self, loader):
-        self.loader = loader
-        self.batch_size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
-
-    def __iter__(self):
-        return iter(self.loader)
-
-    def __len__(self):
-        return len(self.loader)
-
-
-def recalibrate(model: nn.Module, dataloader, num_samples: int = 8192, logger='current') -> None:
-    """Replace the running statistics of all BNs by averages over training batches, in place (PreciseBN).
+    The images are the same in every call. They come from the loader's dataset past the loader itself, and random states
+    stay as they are, so that a training may go on behind the call as if there had been none.
 
     Args:
         model: An MMEngine model, its active branches already those of the genotype.
-        dataloader: Of the training data.
-        num_samples: Images over all ranks, at least one batch.
+        loader: Of the training data.
+        num_images: Images over all ranks, at least one batch on each.
     """
-    from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats  # only now: it imports all of their hooks
-
     model = unwrap(model)
     training = model.training
     model.train()
-    loader = _SizedLoader(dataloader)
-    update_bn_stats(model, loader, max(num_samples, loader.batch_size), logger)
-    model.train(training)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        with seeded(SEED + get_rank()):
+            for i, batch in enumerate(_batches(loader, num_images), 1):
+                for norm in norms:
+                    norm.momentum = 1 / i  # the mean over all batches so far
+                model._run_forward(model.data_preprocessor(batch, False), mode='tensor')
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+        model.train(training)
+    all_reduce_params((moment for norm in norms for moment in (norm.running_mean, norm.running_var)), op='mean')
+
+
+def _batches(loader: DataLoader, num_images: int) -> DataLoader:
+    """Random training batches, as many on every rank.
+
+    Workers are the loader's in number, but others: its own go on where they are, and so do transforms with a memory.
+    """
+    # a loader with a batch sampler, mmdet's default, has no size of its own
+    size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
+    indices = list(DefaultSampler(loader.dataset, shuffle=True, seed=SEED))
+    count = max(1, min(num_images // get_world_size(), len(indices)) // size)
+    return DataLoader(
+        loader.dataset,
+        size,
+        sampler=indices[: count * size],
+        num_workers=min(loader.num_workers, count),
+        collate_fn=collate_function(loader),
+        multiprocessing_context=loader.multiprocessing_context,
+    )
 
 
 def restart_statistics(model: nn.Module) -> None:

@@ -31,6 +31,9 @@ PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
 class Strategy(Protocol):
     """The part of a search that `RepNASHook` leaves to a strategy; `BranchSearch` and `AlphaOptimizer` hold state."""
 
+    #: True if BN statistics of the search are those of a mixture of networks, which fit none of them
+    mixes_statistics: bool
+
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
         """Make the state of the search; this early, before the runner loads anything."""
 
@@ -53,6 +56,8 @@ class Sample:
     Args:
         phases, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
     """
+
+    mixes_statistics = True
 
     def __init__(self, phases: Phases, num_branches, memory, temperature, alpha_optimizer: dict):
         self.phases, self.constraint, self.temperature = phases, (num_branches, memory), temperature
@@ -91,6 +96,8 @@ class Shrink:
     Args:
         phases, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
     """
+
+    mixes_statistics = False
 
     def __init__(self, phases: Phases, num_branches, memory, temperature, alpha_optimizer: dict):
         if temperature != 1 or alpha_optimizer != PAPER_OPTIMIZER:

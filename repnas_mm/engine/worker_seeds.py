@@ -26,6 +26,12 @@ def seed_every_batch(loader: DataLoader, seed: int, rank: int, epoch: int) -> No
         loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn, collate)
 
 
+def collate_function(loader: DataLoader):
+    """The loader's own collate function, without what `seed_every_batch` has put around it."""
+    collate = loader.collate_fn
+    return collate.collate if isinstance(collate, _SeedingCollate) else collate
+
+
 class _SeedingCollate:
     """Collates, and in a worker seeds for the batch that comes next."""
 

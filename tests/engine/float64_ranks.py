@@ -3,9 +3,11 @@
 Stock SyncBN does not run on the CPU.
 """
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from mmpretrain.models import ClsDataPreprocessor
@@ -64,3 +66,27 @@ class SameEverywhere(Hook):
         dist.all_gather(others, mine)
         if not all(torch.equal(mine, other) for other in others):
             raise AssertionError(f'The ranks differ in iteration {runner.iter}.')
+
+
+@HOOKS.register_module()
+class KeepValStatistics(Hook):
+    """Stops if the ranks validate with different BN statistics; keeps those of the first validation."""
+
+    def before_val_epoch(self, runner):
+        model = runner.model.module if get_world_size() > 1 else runner.model
+        path = Path(runner.work_dir) / 'val_statistics.pth'
+
+        def look(backbone, _):
+            if backbone.training:
+                return
+            norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+            mine = torch.cat([moment for norm in norms for moment in (norm.running_mean, norm.running_var)])
+            if not all(torch.equal(mine, other) for other in all_gather(mine)):
+                raise AssertionError(f'The ranks differ in the validation of epoch {runner.epoch}.')
+            if is_main_process() and not path.exists():
+                torch.save(mine, path)
+
+        self.handle = model.backbone.register_forward_pre_hook(look)
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.handle.remove()

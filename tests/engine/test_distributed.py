@@ -37,7 +37,7 @@ def cfg(small_cfg):
 
 def train_both(cfg, tmp_path: Path):
     """Checkpoints after 4 epochs on two ranks, which must stay equal, and in one process on all their images."""
-    cfg.train_cfg.update(max_epochs=4, val_interval=4)
+    cfg.train_cfg.update(max_epochs=4, val_interval=2)
     cfg.custom_hooks += [dict(type='SameEverywhere')]
     done = train(cfg, tmp_path / 'ranks', 2)
     assert done.returncode == 0, done.stderr[-6000:]
@@ -59,6 +59,7 @@ def without_rounding_and_chance(cfg) -> None:
 def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
     without_rounding_and_chance(cfg)
     cfg.custom_hooks[0].update(frozen=1)
+    cfg.custom_hooks += [dict(type='KeepValStatistics')]
     first, second = (checkpoint['state_dict'] for checkpoint in train_both(cfg, tmp_path))
     assert first.keys() == second.keys() and first['backbone.stage_1.0.weight'].dtype == torch.float64
     for name in first:
@@ -67,6 +68,8 @@ def test_two_ranks_train_as_one_process_on_all_their_images(cfg, tmp_path):
         )
     genotypes = [Genotype.load(tmp_path / name / 'genotype.json') for name in ('ranks', 'alone')]
     assert dict(genotypes[0]) == dict(genotypes[1])
+    statistics = [torch.load(tmp_path / name / 'val_statistics.pth') for name in ('ranks', 'alone')]
+    torch.testing.assert_close(*statistics, rtol=1e-9, atol=1e-12)
 
 
 def test_two_ranks_cut_and_absorb_as_one_process_on_all_their_images(cfg, tmp_path):
@@ -83,6 +86,9 @@ def test_two_ranks_cut_and_absorb_as_one_process_on_all_their_images(cfg, tmp_pa
 
 
 def test_a_search_on_two_ranks_leaves_what_others_leave(cfg, tmp_path):
+    cfg.custom_imports.imports += ['float64_ranks']
+    cfg.model.data_preprocessor = dict(type='Float64Preprocessor')
+    cfg.custom_hooks += [dict(type='KeepValStatistics')]  # with a BN that sees its rank's images only
     done = train(cfg, tmp_path / 'run', 2)
     assert done.returncode == 0, done.stderr[-6000:]
     assert Genotype.load(tmp_path / 'run' / 'genotype.json').num_branches == 10

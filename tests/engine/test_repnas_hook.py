@@ -354,6 +354,8 @@ def test_a_search_whose_alpha_stays_below_the_noise_is_warned_about(small_cfg, r
         (dict(warmup=-1), 'warmup of RepNASHook must be'),
         (dict(warmup=3, frozen=3), 'leave no search phase in 6 epochs'),
         (dict(temperature=0), 'temperature must be a positive number'),
+        (dict(recalibrate_val=-1), 'recalibrate_val of RepNASHook must be a number of images, or 0 for none, got -1'),
+        (dict(recalibrate_val=True), 'recalibrate_val of RepNASHook must be'),
     ],
 )
 def test_bad_arguments_stop_at_the_start(small_cfg, run, change, message):

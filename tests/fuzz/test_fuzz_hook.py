@@ -46,8 +46,10 @@ def arguments(draw):
         frozen=(st.integers(0, 2), st.integers(-2, 9)),
         temperature=(st.sampled_from([1, 0.5, 10.0]), st.sampled_from([True, '1', 1e-9, 1e9])),
         alpha_optimizer=(GOOD_OPTIMIZER, OPTIMIZERS),
+        recalibrate_val=(st.sampled_from([0, 1, 1024]), st.integers(-2, 9)),
     )
-    names = draw(st.sets(st.sampled_from(['warmup', 'frozen', 'temperature', 'alpha_optimizer'])))
+    optional = ['warmup', 'frozen', 'temperature', 'alpha_optimizer', 'recalibrate_val']
+    names = draw(st.sets(st.sampled_from(optional)))
     names.add(draw(st.sampled_from(['num_branches', 'num_branches', 'memory'])))
     spoiled = draw(st.lists(st.sampled_from([*strategies]), max_size=2, unique=True))
     given = {name: draw(strategies[name][0]) for name in sorted(names)}

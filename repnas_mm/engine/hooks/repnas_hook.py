@@ -12,17 +12,18 @@ from ...registry import register
 from ...search.block import find_blocks
 from ...search.branch_search import BranchSearch
 from ...utils.fileio import check_writable
-from ...visualization import plot_alpha
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
 from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT, network_output
 from ..input_shapes import input_shapes
-from ..phases import PHASES, Phases
+from ..phases import Phases
 from ..recalibrate import recalibrate
 from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
+from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
 from ..strategies import PAPER_OPTIMIZER, build_strategy
+from ..val_statistics import ValStatistics
 from .safe_load_hook import SafeLoadHook
 
 
@@ -33,9 +34,9 @@ class RepNASHook(SafeLoadHook):
     Training passes through three phases. In *warmup* the branches are drawn by noise and α is not stepped. In
     *search* every iteration draws the noise, keeps the best branches of the whole model, and steps α beside the
     weights. In *frozen* the genotype stands, BN statistics are gathered anew and only the weights train. Validation
-    always uses the best branches by α, without noise. At the end the work dir holds ``genotype.json``, its picture,
-    and the multi-branch subnet ``subnet.pth`` with the config ``subnet.py`` that loads it; without a frozen phase the
-    subnet's BN statistics are recalibrated on training images first.
+    always uses the best branches by α, without noise, and BN statistics of theirs. At the end the work dir holds
+    ``genotype.json``, its picture, and the multi-branch subnet ``subnet.pth`` with the config ``subnet.py`` that loads
+    it; without a frozen phase the subnet's BN statistics are recalibrated on training images first.
 
     That is ``strategy='sample'``, Algorithm 1. With ``strategy='shrink'``, for schedules too short to draw in, all
     branches train until the search phase ends, also in warm-up and validation; α learns in the second half of the
@@ -57,6 +58,9 @@ class RepNASHook(SafeLoadHook):
         alpha_optimizer (dict): Optimizer of α. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999), as the paper.
         strategy (str): ``'sample'`` or ``'shrink'``; temperature and alpha_optimizer are of ``'sample'``.
             Defaults to ``'sample'``.
+        recalibrate_val (int): Training images, over all ranks, that give each validation before the freeze its BN
+            statistics. Those of the training are of a mixture of networks, with which accuracies are far too low. Costs
+            one forward pass an image, without gradients. 0: none. No effect with ``'shrink'``. Defaults to 1024.
 
     Example:
         >>> custom_hooks = [dict(type='RepNASHook', num_branches=66), dict(type='FuseHook')]
@@ -76,9 +80,10 @@ class RepNASHook(SafeLoadHook):
         temperature: float = 1.0,
         alpha_optimizer: dict = PAPER_OPTIMIZER,
         strategy: str = 'sample',
+        recalibrate_val: int = 1024,
     ):
         super().__init__()
-        self.phases = Phases(warmup, frozen)
+        self.phases, self.val_statistics = Phases(warmup, frozen), ValStatistics(recalibrate_val)
         self.num_branches, self.memory = num_branches, memory
         self.alpha_optimizer_cfg, self.strategy_name = alpha_optimizer, strategy
         self.strategy = build_strategy(strategy, self.phases, num_branches, memory, temperature, alpha_optimizer)
@@ -90,8 +95,7 @@ class RepNASHook(SafeLoadHook):
         self._sample_next = True
         self._best: np.ndarray | None = None  # while a validation runs
         self._genotype: np.ndarray | None = None  # once it is frozen
-        self._logged: np.ndarray | None = None
-        self._log_interval = 0
+        self._log, self._log_interval = SearchLog(), 0
         self._resumed: SearchState | None = None
 
     @property
@@ -111,6 +115,7 @@ class RepNASHook(SafeLoadHook):
     def before_run(self, runner) -> None:
         """Take α out of the main optimizer; this early, because a resume loads that optimizer's state next."""
         super().before_run(runner)
+        self.val_statistics.drop()  # after a validation that was interrupted
         if self._search is not None:
             return  # a test after the training of the same runner
         wrapper = runner.optim_wrapper
@@ -136,7 +141,7 @@ class RepNASHook(SafeLoadHook):
             self.search.load_state_dict(self._resumed['search'])
             self.alpha_optimizer.load_state_dict(self._resumed['alpha_optimizer'])
             if (logged := self._resumed['logged']) is not None:
-                self._logged = np.array(logged)
+                self._log.reported = np.array(logged)
             if (genotype := self._resumed['genotype']) is not None:
                 self._genotype = np.array(genotype)
                 self._apply(self._genotype)
@@ -163,9 +168,9 @@ class RepNASHook(SafeLoadHook):
             self._sample_next = True
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
-            self._report(runner)
+            self._log.report(runner, self.search, self.phase(runner), self._mask, self.best())
         if last:
-            self._plot_alpha(runner)
+            self._log.plot_alpha(runner, self.search)
 
     def _apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         self._mask, self._noise = mask, noise
@@ -191,8 +196,11 @@ class RepNASHook(SafeLoadHook):
     def before_val_epoch(self, runner) -> None:
         if self._best is not None:
             self.search.apply(self._best)
+            if self._genotype is None and self.strategy.mixes_statistics:
+                self.val_statistics.gather(runner)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
+        self.val_statistics.drop()
         if self._mask.size:
             self.search.apply(self._mask, self._noise)
 
@@ -212,7 +220,7 @@ class RepNASHook(SafeLoadHook):
             search=self.search.state_dict(),
             alpha_optimizer=self.alpha_optimizer.state_dict(),
             genotype=None if self._genotype is None else self._genotype.tolist(),
-            logged=None if self._logged is None else self._logged.tolist(),
+            logged=None if self._log.reported is None else self._log.reported.tolist(),
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -223,24 +231,7 @@ class RepNASHook(SafeLoadHook):
         if runner._resume:
             self._resumed = read_search_state(checkpoint, self.strategy_name)
 
-    # ---- report and export ----
-
-    def _report(self, runner) -> None:
-        best = self.best()
-        scalars = dict(
-            phase=PHASES.index(self.phase(runner)),
-            branches=int(np.count_nonzero(self._mask)),
-            branches_changed=0 if self._logged is None else int(np.count_nonzero(best & ~self._logged)),
-            alpha_gap=self.search.alpha_gap(best),
-        )
-        self._logged = best
-        for name, value in scalars.items():
-            runner.message_hub.update_scalar(f'train/{name}', value)
-
-    def _plot_alpha(self, runner) -> None:
-        if is_main_process():
-            alphas = {name: block.alpha for name, block in self.search.blocks.items()}
-            runner.visualizer.add_image('alpha', plot_alpha(alphas, self.search.candidates), runner.iter + 1)
+    # ---- export ----
 
     def after_train(self, runner) -> None:
         """Set every copy of the model to the genotype, then export genotype, picture and subnet."""
@@ -250,7 +241,7 @@ class RepNASHook(SafeLoadHook):
             for name, active in self.search.masks_by_block(self.best()).items():
                 blocks[name].set_active(active)
         if self._genotype is None:
-            recalibrate(models[0], runner.train_dataloader, logger=runner.logger)
+            recalibrate(models[0], runner.train_dataloader)
         if is_main_process():
             config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
             constraint = dict(memory=self.memory) if self.num_branches is None else dict(num_branches=self.num_branches)

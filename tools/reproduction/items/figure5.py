@@ -61,6 +61,7 @@ def _search(scale: Scale, method: str, seed: int) -> Training:
     """Algorithm 1 to the last epoch, with every checkpoint that a subnet is sampled from."""
     options = dict(
         custom_hooks__0__frozen=0,
+        custom_hooks__0__recalibrate_val=0,  # as the shipped results were validated
         train_cfg__val_interval=1,
         default_hooks__checkpoint__interval=scale.snapshots[0],
         default_hooks__checkpoint__max_keep_ckpts=-1,
