@@ -67,6 +67,7 @@ randomness = dict(seed=0)
 custom_hooks = [
     dict(
         type='RepNASHook',
+        strategy='sample',
         num_branches=24,
         warmup=1,
         frozen=5,

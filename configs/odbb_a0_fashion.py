@@ -6,6 +6,7 @@ model = dict(backbone=dict(arch='A0', base_channels=8), head=dict(in_channels=16
 custom_hooks = [
     dict(
         type='RepNASHook',
+        strategy='sample',
         num_branches=61,
         frozen=4,
         alpha_optimizer=dict(type='Adam', lr=0.025, betas=(0.5, 0.999)),

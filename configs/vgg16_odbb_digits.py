@@ -27,6 +27,7 @@ default_hooks = dict(checkpoint=dict(interval=4))
 custom_hooks = [
     dict(
         type='RepNASHook',
+        strategy='sample',
         num_branches=52,
         frozen=12,
         alpha_optimizer=dict(type='Adam', lr=0.02, betas=(0.5, 0.999)),

@@ -46,6 +46,7 @@ default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
 custom_hooks = [
     dict(
         type='RepNASHook',
+        strategy='sample',
         num_branches=52,
         frozen=4,
         alpha_optimizer=dict(type='Adam', lr=0.025, betas=(0.5, 0.999)),

@@ -1,7 +1,7 @@
 # VGG-16 on digits with a plain network, one 3x3 convolution a layer (Table 3 at a small scale)
 _base_ = './vgg16_odbb_digits.py'
 
-model = dict(backbone=dict(genotype='plain'))
+model = dict(backbone=dict(genotype='plain', share_weights=None))
 
 find_unused_parameters = False
 custom_hooks = [dict(type='FuseHook')]

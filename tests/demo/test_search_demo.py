@@ -10,7 +10,7 @@ def test_the_demo_prints_its_table(tmp_path, monkeypatch, capsys):
         f"_base_ = '{ROOT}/configs/odbb_digits.py'\n"
         'train_dataloader = dict(batch_size=16, dataset=dict(indices=32))\n'
         'train_cfg = dict(max_epochs=3)\n'
-        "custom_hooks = [dict(type='RepNASHook', num_branches=24, warmup=1, frozen=1), dict(type='FuseHook')]\n"
+        "custom_hooks = [dict(type='RepNASHook', strategy='sample', num_branches=24, warmup=1, frozen=1), dict(type='FuseHook')]\n"
         'default_hooks = dict(checkpoint=dict(interval=1))\n'
     )
     monkeypatch.setattr(demo, 'CONFIG', short)
