@@ -21,6 +21,7 @@ optim_wrapper = dict(clip_grad=dict(max_norm=5))
 custom_hooks = [
     dict(
         type='RepNASHook',
+        strategy='sample',
         num_branches=61,
         warmup=15,
         frozen=100,

@@ -1,7 +1,7 @@
 # RepVGG-A2 on the schedule of the search, to compare with (paper, Table 4)
 _base_ = './odbb_a2_imagenet.py'
 
-model = dict(backbone=dict(genotype='repvgg'))
+model = dict(backbone=dict(genotype='repvgg', share_weights=None))
 
 find_unused_parameters = False
 custom_hooks = [dict(type='FuseHook')]

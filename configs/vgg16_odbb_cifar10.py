@@ -9,7 +9,7 @@ _base_ = [
 
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='ODBBBackbone', arch='VGG16'),
+    backbone=dict(type='ODBBBackbone', arch='VGG16', share_weights=True),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=512, loss=dict(type='CrossEntropyLoss')),
 )
@@ -24,4 +24,4 @@ param_scheduler = dict(
 train_cfg = dict(max_epochs=600)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
 
-custom_hooks = [dict(type='RepNASHook', num_branches=52), dict(type='FuseHook'), *_base_.run_hooks]
+custom_hooks = [dict(type='RepNASHook', strategy='sample', num_branches=52), dict(type='FuseHook'), *_base_.run_hooks]

@@ -17,7 +17,8 @@ SEVEN = ('1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1', 'skip')
 SMALL = """
     model.backbone.arch.num_blocks=[1,1,1] model.backbone.base_channels=4 model.head.in_channels=16
     train_dataloader.batch_size=16 train_dataloader.dataset.indices=48 train_cfg.max_epochs=4 train_cfg.val_interval=4
-    default_hooks.checkpoint.interval=1 custom_hooks.0.warmup=1 custom_hooks.0.frozen=1"""
+    default_hooks.checkpoint.interval=1
+    custom_hooks.0.strategy=sample custom_hooks.0.warmup=1 custom_hooks.0.frozen=1"""
 
 
 @pytest.fixture(scope='module')

@@ -13,11 +13,11 @@ class Phases:
 
     Args:
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
-        frozen (int): Length of the frozen phase, in the same unit.
+        frozen (int, optional): Length of the frozen phase, in the same unit. None: 80 % of what follows the warm-up.
     """
 
-    def __init__(self, warmup: int, frozen: int):
-        for name, length in (('warmup', warmup), ('frozen', frozen)):
+    def __init__(self, warmup: int, frozen: int | None):
+        for name, length in (('warmup', warmup), ('frozen', 0 if frozen is None else frozen)):
             if not is_count(length, 0):
                 raise ValueError(f'{name} of RepNASHook must be a number of epochs or iterations, got {quote(length)}.')
         self.warmup, self.frozen = warmup, frozen
@@ -25,7 +25,14 @@ class Phases:
     def now(self, runner) -> str:
         """Name the phase that the next iteration belongs to."""
         now, total = (runner.iter, runner.max_iters) if by_iter(runner) else (runner.epoch, runner.max_epochs)
-        return 'warmup' if now < self.warmup else 'search' if now < total - self.frozen else 'frozen'
+        return 'warmup' if now < self.warmup else 'search' if now < total - self.frozen_of(total) else 'frozen'
+
+    def frozen_of(self, total: int) -> int:
+        """Length of the frozen phase in a training of so many epochs or iterations."""
+        if self.frozen is not None:
+            return self.frozen
+        left = total - self.warmup
+        return max(1, min(round(0.8 * left), left - 1))
 
     def search_steps(self, runner) -> int:
         """Number of iterations in the search phase.
@@ -34,10 +41,12 @@ class Phases:
             ValueError: if there are none.
         """
         total, unit = (runner.max_iters, 'iterations') if by_iter(runner) else (runner.max_epochs, 'epochs')
-        left = total - self.warmup - self.frozen
+        frozen = self.frozen_of(total)
+        left = total - self.warmup - frozen
         if left < 1:
             raise ValueError(
-                f'warmup={self.warmup} and frozen={self.frozen} leave no search phase in {total} {unit}; shorten them.'
+                f'warmup={self.warmup} and frozen={frozen} leave no search phase in {total} {unit}; shorten them or '
+                'train longer.'
             )
         return left if by_iter(runner) else left * len(runner.train_dataloader)
 

@@ -42,7 +42,7 @@ def read_search_state(checkpoint: Mapping, strategy: str) -> SearchState:
     if state['strategy'] != strategy:
         raise ValueError(
             f'The checkpoint is of a search with strategy={quote(state["strategy"])}, and RepNASHook has '
-            f'strategy={quote(strategy)}; resume with the config it came from.'
+            f'strategy={quote(strategy)}; to resume it, set strategy={quote(state["strategy"])}.'
         )
     return cast(SearchState, state)
 

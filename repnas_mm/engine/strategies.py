@@ -1,4 +1,4 @@
-"""The two ways to search: `Sample`, Algorithm 1, draws branches; `Shrink` trains all of them and cuts once.
+"""The two ways to search: `Shrink` trains all branches and cuts once; `Sample`, Algorithm 1, draws them.
 
 What differs between them is here, behind one protocol; the schedule that is common is `RepNASHook`.
 """
@@ -31,6 +31,7 @@ PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
 class Strategy(Protocol):
     """The part of a search that `RepNASHook` leaves to a strategy; `BranchSearch` and `AlphaOptimizer` hold state."""
 
+    phases: Phases
     #: True if BN statistics of the search are those of a mixture of networks, which fit none of them
     mixes_statistics: bool
 
@@ -54,13 +55,14 @@ class Sample:
     """Algorithm 1: other branches in every iteration, by α and noise.
 
     Args:
-        phases, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
+        warmup, frozen, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
     """
 
     mixes_statistics = True
 
-    def __init__(self, phases: Phases, num_branches, memory, temperature, alpha_optimizer: dict):
-        self.phases, self.constraint, self.temperature = phases, (num_branches, memory), temperature
+    def __init__(self, warmup, frozen, num_branches, memory, temperature, alpha_optimizer: dict):
+        self.phases = Phases(warmup, 0 if frozen is None else frozen)
+        self.constraint, self.temperature = (num_branches, memory), temperature
         self.alpha_optimizer_cfg = alpha_optimizer
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
@@ -94,27 +96,30 @@ class Shrink:
     say the wrong thing. BN statistics go on behind the cut, since absorbing moves those of `kxk` along.
 
     Args:
-        phases, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
+        warmup, frozen, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
     """
 
     mixes_statistics = False
 
-    def __init__(self, phases: Phases, num_branches, memory, temperature, alpha_optimizer: dict):
+    def __init__(self, warmup, frozen, num_branches, memory, temperature, alpha_optimizer: dict):
+        self.phases, self.constraint = Phases(warmup, frozen), (num_branches, memory)
         if temperature != 1 or alpha_optimizer != PAPER_OPTIMIZER:
-            raise ValueError("temperature and alpha_optimizer belong to strategy='sample'; remove them for 'shrink'.")
-        if phases.frozen < 1:
+            raise ValueError(
+                "temperature and alpha_optimizer belong to strategy='sample', and the default is 'shrink'; remove "
+                "them, or set strategy='sample' and, as older configs meant, share_weights=True in the model."
+            )
+        if frozen == 0:
             raise ValueError(
                 "strategy='shrink' cuts where the frozen phase begins, and frozen is 0; set it to the epochs or "
                 'iterations that train after the cut, about 0.8 of all.'
             )
-        self.phases, self.constraint = phases, (num_branches, memory)
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
         for name, block in blocks.items():
             if block.share_weights:
                 raise ValueError(
                     f"Block '{name}' shares one kernel between its branches, and strategy='shrink' needs a kernel for "
-                    'each; build the model with share_weights=False.'
+                    "each; build the model with share_weights=False, or search with strategy='sample'."
                 )
             if MAIN_BRANCH not in block.candidates or not hasattr(block, 'absorb'):
                 raise ValueError(
@@ -163,7 +168,7 @@ class Shrink:
         return genotype
 
 
-STRATEGIES: dict[str, Callable[..., Strategy]] = dict(sample=Sample, shrink=Shrink)
+STRATEGIES: dict[str, Callable[..., Strategy]] = dict(shrink=Shrink, sample=Sample)
 
 
 def build_strategy(name: str, *args) -> Strategy:

@@ -154,9 +154,10 @@ class PointwiseFullBranch(CompositeBranch):
     def inner_channels(self):
         return self.in_channels
 
-    def pointwise_kernel(self, kernel):
+    def pointwise_kernel(self, kernel, dtype=None):
         delta = reparam.crop_kernel(kernel, 1, 1) if self.delta is None else self.delta
-        return delta + reparam.identity_kernel(self.in_channels, self.groups, dtype=delta.dtype, device=delta.device)
+        like = dict(dtype=dtype or delta.dtype, device=delta.device)
+        return delta + reparam.identity_kernel(self.in_channels, self.groups, **like)
 
     def layers(self, kernel, call):
         return [
@@ -178,7 +179,8 @@ class PointwiseFullBranch(CompositeBranch):
         return bias.detach() if self.norm.training else bias
 
     def linear_equivalent(self, kernel):
-        first = reparam.fold_norm(self.pointwise_kernel(kernel).double(), *scale_and_shift(self.inner_norm))
+        pointwise = self.pointwise_kernel(kernel, torch.float64)
+        first = reparam.fold_norm(pointwise, *scale_and_shift(self.inner_norm))
         second = self.crop(kernel).double()
         return reparam.fuse_sequence(first, (second, second.new_zeros(self.out_channels)), self.groups)
 

@@ -90,8 +90,13 @@ def _check_keys(block, own: dict, given: dict, prefix: str) -> None:
         ', '.join(dict.fromkeys(key.split('.')[1] for key in keys if key.startswith('branches.')))
         for keys in (given, own)
     )
+    if there == here and not {'weight', *(f'branches.{name}.weight' for name in block.candidates)}.isdisjoint(odd):
+        raise ValueError(
+            f"The checkpoint's block '{prefix[:-1]}' has share_weights={not block.share_weights}, the model's has "
+            f'{block.share_weights}; build the model with share_weights={not block.share_weights}.'
+        )
     hint = (
-        'it is of another arch or share_weights.'
+        'it is of another arch.'
         if there == here
         else 'build the model with the genotype and share_weights of the checkpoint.'
     )

@@ -46,7 +46,7 @@ class ODBBlock(BaseModule):
         groups (int): Groups of every convolution. Defaults to 1.
         branches (Sequence[str], optional): The branches of a subnet-form block. Defaults to None: search form.
         share_weights (bool): Whether all branches use center crops of one K×K kernel (Eq. 5) or each has its own
-            weights. The BNs of shared branches start with γ = 1 / number of branches. Defaults to True.
+            weights. The BNs of shared branches start with γ = 1 / number of branches. Defaults to False.
         norm_cfg (dict): BN or SyncBN. Defaults to ``dict(type='BN')``.
         act_cfg (dict, optional): None for no activation. Defaults to ``dict(type='ReLU', inplace=True)``.
         with_cp (bool): Recompute the branches in backward instead of keeping their activations; BN statistics are
@@ -76,7 +76,7 @@ class ODBBlock(BaseModule):
         stride: int = 1,
         groups: int = 1,
         branches: Iterable[str] | None = None,
-        share_weights: bool = True,
+        share_weights: bool = False,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict | None = dict(type='ReLU', inplace=True),
         with_cp: bool = False,

@@ -35,7 +35,7 @@ class ODBBConv2d(ODBBlock):
             Defaults to True.
         genotype (str, optional): A preset's name (``'repvgg'``, ...) for a block with fixed branches. A searched
             genotype comes with the subnet checkpoint. Defaults to None: search form.
-        share_weights (bool, optional): Defaults to None: True in a search, False in a preset.
+        share_weights (bool): Whether the branches share one kernel. Defaults to False.
         norm_cfg (dict): Of the branches. Defaults to ``dict(type='BN')``.
         with_cp (bool): Recompute the branches in backward. Defaults to False.
         adaptive_padding (bool): Pad as ``Conv2dAdaptivePadding`` does, in which case it fuses into one of those.
@@ -58,7 +58,7 @@ class ODBBConv2d(ODBBlock):
         share_weights, with_cp, adaptive_padding, deploy = (
             given.arguments[name] for name in ('share_weights', 'with_cp', 'adaptive_padding', 'deploy')
         )
-        check_flags('an ODBBConv2d', share_weights=share_weights is None or share_weights, with_cp=with_cp)
+        check_flags('an ODBBConv2d', share_weights=share_weights, with_cp=with_cp)
         check_flags('an ODBBConv2d', adaptive_padding=adaptive_padding, deploy=deploy)
         if conv.eligible() and not deploy:
             return super().__new__(cls)
@@ -80,7 +80,7 @@ class ODBBConv2d(ODBBlock):
         bias: bool = True,
         padding_mode: str = 'zeros',
         genotype: str | None = None,
-        share_weights: bool | None = None,
+        share_weights: bool = False,
         norm_cfg: dict = dict(type='BN'),
         with_cp: bool = False,
         adaptive_padding: bool = False,
@@ -94,7 +94,7 @@ class ODBBConv2d(ODBBlock):
             step,
             groups,
             branches=_preset_branches(genotype, candidates(in_channels, out_channels, step)),
-            share_weights=genotype is None if share_weights is None else share_weights,
+            share_weights=share_weights,
             norm_cfg=norm_cfg,
             act_cfg=None,
             with_cp=with_cp,

@@ -71,14 +71,16 @@ class ShrinkSearch(BranchSearch):
         if self.memory is not None:
             self._set_with_cp(self._recompute and bool(mask.all()))
 
+    def keep(self, scores: np.ndarray) -> np.ndarray:
+        """Mask of what stays: the trunk of every block, then by ``scores`` over the whole network."""
+        if self.memory is not None:
+            self._set_with_cp(False)  # as the branches that stay will be computed
+        return super().keep(np.where(np.array(self.kinds) == self.trunk, np.inf, scores))
+
     def cut(self, squared_differences: np.ndarray, stretches: int) -> np.ndarray:
-        """Mask of what stays: the trunk of every block, then by rank over the whole network.
+        """Mask of what stays by rank.
 
         Args:
             squared_differences, stretches: Of the path of α, as `ranking.end_variance` takes them.
         """
-        scores = ranks(self.alpha_values(), end_variance(squared_differences, stretches), self.kinds)
-        scores[np.array(self.kinds) == self.trunk] = np.inf
-        if self.memory is not None:
-            self._set_with_cp(False)  # as the branches that stay will be computed
-        return self.keep(scores)
+        return self.keep(ranks(self.alpha_values(), end_variance(squared_differences, stretches), self.kinds))

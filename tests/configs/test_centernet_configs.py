@@ -102,7 +102,7 @@ def test_searched_networks_start_from_the_searchs_work_dir(arch, tmp_path):
 def left_by_a_search(arch: str, folder: Path) -> tuple[Genotype, dict]:
     """Write genotype.json and subnet.pth of a random genotype; returns it and the backbone's state dict."""
     supernet = torch.nn.Module()
-    supernet.backbone = ODBBBackbone(arch, base_channels=4)
+    supernet.backbone = ODBBBackbone(arch, base_channels=4, share_weights=True)
     # a preset is unshared, what a search finds is as shared as its supernet
     genotype = Genotype(dict(Genotype.from_preset('random', supernet, num_branches=66, seed=0)))
     genotype.dump(folder / 'genotype.json')

@@ -138,7 +138,7 @@ def test_a_stock_config_is_searched_and_comes_back_as_the_stock_model(path, data
     cfg.custom_imports = dict(imports=['repnas_mm'])
     cfg.custom_hooks = [
         *cfg.get('custom_hooks', []),
-        dict(type='RepNASHook', num_branches=2 * num_blocks),
+        dict(type='RepNASHook', strategy='sample', num_branches=2 * num_blocks),
         dict(type='FuseHook'),
     ]
     runner = run(cfg)

@@ -30,9 +30,9 @@ def finished(tool, tmp_path_factory):
     line = f"""
         --data {data} --work-dir {folder} --compare
         --search-options train_dataloader.dataset.indices=64 train_cfg.max_epochs=3 train_cfg.val_interval=3
-        custom_hooks.0.warmup=1 custom_hooks.0.frozen=1
+        custom_hooks.0.strategy=sample custom_hooks.0.warmup=1 custom_hooks.0.frozen=1
         --detector-options train_dataloader.batch_size=4 train_cfg.max_epochs=3 train_cfg.val_interval=3
-        custom_hooks.0.warmup=1 custom_hooks.0.frozen=1"""
+        custom_hooks.0.strategy=sample custom_hooks.0.warmup=1 custom_hooks.0.frozen=1"""
     tool.main(line.split())
     return folder, line.split()
 

@@ -99,7 +99,7 @@ def test_a_detector_infers_the_same_searched_pruned_and_fused(tmp_path, run):
     cfg.train_dataloader.dataset.data_root = str(tmp_path / 'data')
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
-    cfg.custom_hooks[0].update(warmup=1, frozen=1)
+    cfg.custom_hooks[0].update(strategy='sample', warmup=1, frozen=1)
     cfg.default_hooks.checkpoint.interval = 1
     run(cfg)
     folder = tmp_path / 'run'

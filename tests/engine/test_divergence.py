@@ -81,7 +81,7 @@ def test_an_alpha_is_noticed_before_it_chooses(small_cfg, run):
 
 
 def test_a_loss_scaler_may_skip_a_bad_loss_but_not_bad_weights():
-    model = ODBBBackbone(arch='A0', base_channels=8)
+    model = ODBBBackbone(arch='A0', base_channels=8, share_weights=True)
     assert find_divergence(model, dict(loss=torch.tensor(1.0))) is None
     assert find_divergence(model, dict(loss=torch.tensor(INF)), scaled=True) is None
     assert find_divergence(model, dict(loss=torch.tensor(INF))) == "'loss' is inf"

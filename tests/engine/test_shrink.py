@@ -9,6 +9,7 @@ from mmengine.hooks import EMAHook, Hook
 from repnas_mm.engine import RepNASHook
 from repnas_mm.engine.absorbing import absorbing
 from repnas_mm.engine.checkpoint import build_model, load_file
+from repnas_mm.engine.phases import Phases
 from repnas_mm.engine.search_state import read_search_state
 from repnas_mm.models import ODBBlock
 from repnas_mm.search import Genotype, find_blocks
@@ -76,6 +77,24 @@ def test_all_branches_train_until_the_cut(cfg, run):
     assert set(watch.validated) == {25, 10}
     genotype = Genotype.load(Path(runner.work_dir) / 'genotype.json')
     assert dict(genotype) == watch.active[-1]
+
+
+def test_it_is_what_a_config_gets_that_says_no_more_than_c(small_cfg, by_iter, run):
+    small_cfg.model.backbone.pop('share_weights')
+    small_cfg.custom_hooks[0] = dict(type='RepNASHook', num_branches=10)
+    watch = Watch()
+    run(small_cfg, watch)
+    # an epoch of 6 is 3 iterations of 18
+    assert [count(names) for names in watch.active] == [25] * 3 + [10] * 15
+    assert watch.moved == [False] + [True] * 2 + [False] * 15
+
+
+@pytest.mark.parametrize(
+    ('warmup', 'total', 'frozen'),
+    [(0, 60, 48), (10, 60, 40), (0, 750_000, 600_000), (0, 3, 2), (0, 2, 1), (58, 60, 1), (0, 1, 1), (60, 60, 1)],
+)
+def test_four_fifths_behind_the_warm_up_are_frozen(warmup, total, frozen):
+    assert Phases(warmup, None).frozen_of(total) == frozen
 
 
 def test_warm_up_puts_the_search_off(shrink_cfg, run):
@@ -239,10 +258,11 @@ def test_a_block_without_a_forward_drops_what_leaves():
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(strategy='grow'), "Unknown strategy 'grow' of RepNASHook; known are sample, shrink"),
+        (dict(warmup=6, frozen=None), 'warmup=6 and frozen=1 leave no search phase in 6 epochs; shorten them or train'),
+        (dict(strategy='grow'), "Unknown strategy 'grow' of RepNASHook; known are shrink, sample"),
         (dict(num_branches=None, memory='100KB'), 'memory=100000 bytes is less than'),
         (dict(temperature=2.0), "belong to strategy='sample'"),
-        (dict(alpha_optimizer=dict(type='SGD', lr=1)), "belong to strategy='sample'"),
+        (dict(alpha_optimizer=dict(type='SGD', lr=1)), "set strategy='sample' and, .* share_weights=True in the model"),
         (dict(frozen=0), 'frozen is 0; set it to'),
         (dict(num_branches=3), 'num_branches=3 is less than the 4 ODBB blocks'),
         (dict(warmup=3, frozen=3), 'leave no search phase in 6 epochs'),
@@ -263,7 +283,8 @@ def test_a_search_phase_needs_steps(shrink_cfg, by_iter, run):
 
 def test_shared_weights_are_refused(shrink_cfg, run):
     shrink_cfg.model.backbone.share_weights = True
-    with pytest.raises(ValueError, match=r"Block 'backbone\.stem' shares one kernel .* with share_weights=False"):
+    what = r"Block 'backbone\.stem' shares one kernel .* with share_weights=False, or search with strategy='sample'\."
+    with pytest.raises(ValueError, match=what):
         run(shrink_cfg)
 
 
@@ -284,8 +305,19 @@ def test_a_checkpoint_of_the_other_strategy_is_refused(shrink_cfg, run, first):
     shrink_cfg.custom_hooks[0].strategy = first
     run(shrink_cfg, stop_after=3)
     second = shrink_cfg.custom_hooks[0].strategy = 'shrink' if first == 'sample' else 'sample'
-    with pytest.raises(ValueError, match=f"with strategy='{first}', and RepNASHook has strategy='{second}'"):
+    with pytest.raises(ValueError, match=f"has strategy='{second}'; to resume it, set strategy='{first}'"):
         run(shrink_cfg, resume=True)
+
+
+@pytest.mark.parametrize('resume', [True, False], ids=['resume', 'load_from'])
+def test_a_config_of_before_that_shared_weights_is_told_so(small_cfg, run, resume, tmp_path):
+    run(small_cfg, stop_after=3)
+    small_cfg.model.backbone.pop('share_weights')
+    if not resume:
+        small_cfg.load_from, small_cfg.work_dir = f'{small_cfg.work_dir}/epoch_1.pth', str(tmp_path / 'again')
+    what = r"^The checkpoint's block 'backbone\.stem' has share_weights=True, .*; build .* with share_weights=True\.$"
+    with pytest.raises(ValueError, match=what):
+        run(small_cfg, resume=resume)
 
 
 def test_a_state_from_before_there_were_strategies_is_one_of_sample():

@@ -40,7 +40,7 @@ def odbb_cfg(stock_cfg):
     cfg.train_cfg.max_epochs = 4
     alpha = dict(type='Adam', lr=0.02)
     cfg.custom_hooks = [
-        dict(type='RepNASHook', num_branches=30, frozen=2, alpha_optimizer=alpha),
+        dict(type='RepNASHook', strategy='sample', num_branches=30, frozen=2, alpha_optimizer=alpha),
         dict(type='FuseHook'),
     ]
     return cfg

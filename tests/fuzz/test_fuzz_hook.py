@@ -67,7 +67,7 @@ def runner(small_cfg):
 
 
 def start(runner, given) -> RepNASHook:
-    hook = RepNASHook(**given)
+    hook = RepNASHook(strategy='sample', **given)
     hook.before_run(runner)
     return hook
 

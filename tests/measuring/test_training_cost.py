@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from scripts import load_script
 
@@ -16,10 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def cfg():
-    """Four blocks on digits of 16 pixels."""
+    """Algorithm 1 with four blocks on digits of 16 pixels."""
     cfg = Config.fromfile(ROOT / 'configs/odbb_digits.py')
     cfg.model.backbone.update(base_channels=4, arch=dict(num_blocks=[1, 1, 1], width_factor=[1] * 3, strides=[1, 2, 2]))
+    cfg.model.backbone.share_weights = True
     cfg.model.head.in_channels = 16
+    cfg.train_cfg.max_epochs = 60
+    cfg.custom_hooks[0] = ConfigDict(type='RepNASHook', strategy='sample', num_branches=24)
     return cfg
 
 
@@ -91,8 +94,23 @@ def test_a_search_is_a_mean_over_draws(cfg):
     assert config_cost(cfg, draws=5).bytes_an_image > many.bytes_an_image
 
 
+def test_a_search_that_shrinks_needs_the_memory_of_all_branches_and_a_fifth_of_their_operations(cfg):
+    cfg.model.backbone.share_weights = False
+    costs = {}
+    for strategy, branches in (('sample', 25), ('shrink', 25), ('shrink', 4)):
+        cfg.custom_hooks[0] = dict(type='RepNASHook', strategy=strategy, num_branches=branches)
+        costs[strategy, branches] = config_cost(cfg, draws=1)
+    every, same, few = costs.values()
+    assert (every.branches, same.branches, few.branches) == (25, 25, pytest.approx(0.2 * 25 + 0.8 * 4))
+    assert every.bytes_a_gpu == pytest.approx(same.bytes_a_gpu) == pytest.approx(few.bytes_a_gpu)
+    cfg.model.backbone.genotype = 'plain'  # as kxk alone
+    cfg.custom_hooks = []
+    alone = config_cost(cfg).flops_an_image
+    assert few.flops_an_image == pytest.approx(0.2 * every.flops_an_image + 0.8 * alone)
+
+
 def test_a_memory_constraint_is_kept_at_the_batch_size(cfg):
-    cfg.custom_hooks[0] = dict(type='RepNASHook', memory='800KB')
+    cfg.custom_hooks[0] = dict(type='RepNASHook', strategy='sample', memory='800KB')
     cost = config_cost(cfg, draws=5)
     weights_and_so_on = config_cost(cfg, draws=1).parameters * 12
     assert 0.7e6 < cost.bytes_a_gpu - weights_and_so_on < 1.05e6  # the head's are beside the blocks'

@@ -236,10 +236,10 @@ def test_with_a_base_the_genotype_of_a_whole_model_builds_its_subnet(tmp_path):
 
 
 def test_with_a_base_the_options_reach_every_block():
-    arguments = dict(share_weights=False, with_cp=True, norm_cfg=dict(type='BN', eps=1e-3))
+    arguments = dict(share_weights=True, with_cp=True, norm_cfg=dict(type='BN', eps=1e-3))
     for block in find_blocks(ODBBBackbone(base=BASE, **arguments)).values():
-        assert not block.share_weights and block.with_cp and block.branches['kxk'].norm.eps == 1e-3
-    assert {b.share_weights for b in find_blocks(ODBBBackbone(base=BASE)).values()} == {True}
+        assert block.share_weights and block.with_cp and block.branches['kxk'].norm.eps == 1e-3
+    assert {b.share_weights for b in find_blocks(ODBBBackbone(base=BASE)).values()} == {False}
     told = ODBBBackbone(base=BASE, genotype='dbb', share_weights=True)
     assert {b.share_weights for b in find_blocks(told).values()} == {True}
 
@@ -247,7 +247,7 @@ def test_with_a_base_the_options_reach_every_block():
 def test_with_a_base_a_subnet_takes_its_part_of_a_search():
     searched = stir(ODBBBackbone(base=BASE))
     genotype = Genotype.from_preset('random', searched, num_branches=12, seed=0)
-    subnet = double_eval(ODBBBackbone(base=BASE, genotype=genotype, share_weights=True))
+    subnet = double_eval(ODBBBackbone(base=BASE, genotype=genotype))
     _load_checkpoint_to_model(subnet, searched.state_dict())
     for name, block in find_blocks(searched).items():
         block.set_active([branch in genotype[name] for branch in block.candidates])

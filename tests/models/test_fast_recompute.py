@@ -84,7 +84,7 @@ def test_second_derivatives_are_those_without():
     ],
 )
 def test_what_is_saved_is_all_but_the_outputs_of_1x1_convolutions(branches, maps):
-    block = make_block()
+    block = make_block(share_weights=True)
     block.set_active(mask_of(block, branches))
     image = make_image(*IMAGE).requires_grad_()
     kept = bytes_saved_for_backward(lambda: block(image), (image, *block.parameters(), *block.buffers()))

@@ -89,6 +89,15 @@ def test_an_unfused_checkpoint_in_a_fused_model_is_an_error_that_names_the_block
             model.load_state_dict(in_model(fresh(**form)).state_dict(), strict=False)
 
 
+@sharing
+@pytest.mark.parametrize('form', [dict(), dict(branches=KEPT)], ids=['search', 'subnet'])
+def test_a_checkpoint_of_other_sharing_is_an_error_that_says_what_to_set(form, share_weights):
+    source, model = (in_model(fresh(share_weights=shared, **form)) for shared in (share_weights, not share_weights))
+    what = rf"block 'neck\.0' has .*; build the model with share_weights={share_weights}\.$"
+    with pytest.raises(ValueError, match=what):
+        model.load_state_dict(source.state_dict(), strict=False)
+
+
 def test_a_checkpoint_without_a_single_active_branch_is_an_error():
     block = fresh()
     state = copy.deepcopy(block.state_dict())

@@ -81,8 +81,9 @@ def test_reading_the_equivalent_kernel_changes_nothing():
     assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
 
 
-def test_float32_parameters_are_fused_in_float64():
-    block = make_block(dtype=torch.float32)
+@sharing
+def test_float32_parameters_are_fused_in_float64(share_weights):
+    block = make_block(dtype=torch.float32, share_weights=share_weights)
     exact = copy.deepcopy(block).double().get_equivalent_kernel_bias()
     for got, expected in zip(block.get_equivalent_kernel_bias(), exact):
         assert torch.equal(got, expected.float())

@@ -23,9 +23,7 @@ def test_skip_has_seven_tenths_of_the_variance():
     assert (skip.sum() / total.sum()).item() == pytest.approx(0.7, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    'arguments', [dict(), dict(stride=2, share_weights=False), dict(branches=('kxk', 'skip'), share_weights=False)]
-)
+@pytest.mark.parametrize('arguments', [dict(share_weights=True), dict(stride=2), dict(branches=('kxk', 'skip'))])
 def test_shared_blocks_presets_and_blocks_without_skip_keep_their_start(arguments):
     block = ODBBlock(4, 4, **arguments)
     before = gammas(block)

@@ -340,9 +340,10 @@ def test_weights_are_shared_as_the_genotype_says_unless_told_otherwise(own):
     assert {b.share_weights for b in find_blocks(told).values()} == {not own}
 
 
-def test_weights_are_shared_in_a_search_and_not_in_a_preset():
-    assert {b.share_weights for b in find_blocks(tiny()).values()} == {True}
-    assert {b.share_weights for b in find_blocks(tiny(genotype='dbb')).values()} == {False}
+@pytest.mark.parametrize('genotype', [None, 'dbb'])
+def test_weights_are_shared_only_if_told(genotype):
+    assert {b.share_weights for b in find_blocks(tiny(genotype=genotype)).values()} == {False}
+    assert {b.share_weights for b in find_blocks(tiny(genotype=genotype, share_weights=True)).values()} == {True}
 
 
 def test_a_fused_network_needs_no_genotype_and_accepts_any():

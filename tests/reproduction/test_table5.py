@@ -51,10 +51,9 @@ class StubLab(Lab):
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         if searched:
-            # as shared as a supernet, which a preset is not
-            genotype = Genotype(dict(Genotype.from_preset('random', model, num_branches=24, seed=0)))
+            Genotype.from_preset('random', model, num_branches=24, seed=0).apply_to(model)
+            genotype = Genotype.from_model(model)  # as shared as the supernet
             genotype.dump(folder / 'genotype.json')
-            genotype.apply_to(model)
             save_subnet(model, folder / 'subnet.pth', cfg, genotype)
         else:
             torch.save(dict(state_dict=model.state_dict()), folder / 'epoch_9.pth')
@@ -185,7 +184,7 @@ def test_digits_run(tmp_path, monkeypatch):
 val_dataloader = dict(dataset=dict(indices=20))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1, val_interval=1)
-custom_hooks = [dict(type='RepNASHook', num_branches=24), dict(type='FuseHook')]
+custom_hooks = [dict(type='RepNASHook', strategy='sample', num_branches=24), dict(type='FuseHook')]
 """,
         ),
         ('centernet_odbb_digits', 'train_dataloader = dict(batch_size=4)'),

@@ -345,12 +345,12 @@ def test_from_model_reads_what_the_blocks_compute(backbone):
     genotype = Genotype.from_model(backbone, source=dict(epoch=3))
     assert genotype['stem'] == ('kxk', '1xk')
     assert genotype['stage_1.1'] == ('skip',)
-    assert genotype.share_weights is True and genotype.source == dict(epoch=3)
-    assert Genotype.from_model(ODBBBackbone(ARCH, share_weights=False)).share_weights is False
+    assert genotype.share_weights is False and genotype.source == dict(epoch=3)
+    assert Genotype.from_model(ODBBBackbone(ARCH, share_weights=True)).share_weights is True
 
 
 def test_from_model_needs_unfused_blocks_of_one_kind(backbone):
-    mixed = nn.Sequential(ODBBlock(4, 4), ODBBlock(4, 4, share_weights=False))
+    mixed = nn.Sequential(ODBBlock(4, 4), ODBBlock(4, 4, share_weights=True))
     with pytest.raises(ValueError, match='one kind'):
         Genotype.from_model(mixed)
     backbone.switch_to_deploy()

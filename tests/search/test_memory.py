@@ -59,7 +59,7 @@ def really_saved(block: nn.Module, x: torch.Tensor, kept: tuple[int, ...]) -> in
 
 SHAPES = {
     'same': dict(in_channels=8, out_channels=8),
-    'unshared': dict(in_channels=8, out_channels=8, share_weights=False),
+    'shared': dict(in_channels=8, out_channels=8, share_weights=True),
     'wider, strided': dict(in_channels=8, out_channels=16, stride=2),
     'grouped 5x5': dict(in_channels=8, out_channels=8, kernel_size=5, groups=2),
     'no activation': dict(in_channels=6, out_channels=6, act_cfg=None),
@@ -145,7 +145,7 @@ def test_each_block_of_a_model_is_counted_as_itself():
     x = ((4, 8, 16, 16), torch.float32)
     blocks = [
         ODBBlock(8, 8),
-        ODBBlock(8, 8, share_weights=False),
+        ODBBlock(8, 8, share_weights=True),
         ODBBlock(8, 16),
         ODBBlock(8, 8, stride=2),
         ODBBlock(8, 8, kernel_size=5),

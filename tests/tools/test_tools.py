@@ -50,14 +50,16 @@ def searched(tmp_path_factory):
         f"""_base_ = '{ROOT}/configs/odbb_digits.py'
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, num_blocks=[1, 1, 1], width_factor=[1, 1, 1], strides=[1, 2, 2]), base_channels=4
+        arch=dict(_delete_=True, num_blocks=[1, 1, 1], width_factor=[1, 1, 1], strides=[1, 2, 2]),
+        base_channels=4,
+        share_weights=True,
     ),
     head=dict(in_channels=16),
 )
 train_dataloader = dict(batch_size=16, dataset=dict(indices=48))
 train_cfg = dict(max_epochs=2)
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
-custom_hooks = [dict(type='RepNASHook', num_branches=10), dict(type='FuseHook')]
+custom_hooks = [dict(type='RepNASHook', strategy='sample', num_branches=10), dict(type='FuseHook')]
 """
     )
     run_tool('train', config, '--work-dir', folder / 'run', '--cfg-options', 'randomness.seed=3')

@@ -27,9 +27,10 @@ def stock(setting: Setting) -> nn.Module:
 
 
 def searched(setting: Setting) -> ODBBBackbone:
-    """Our backbone of the setting's arch, in search form."""
+    """Our backbone of the setting's arch, in search form, as Algorithm 1 has it: with shared weights."""
     arch = setting.arch if setting.layout is None else dict(setting.layout)
-    return ODBBBackbone(arch, base_channels=setting.base_channels, in_channels=setting.in_channels)
+    shape = dict(base_channels=setting.base_channels, in_channels=setting.in_channels)
+    return ODBBBackbone(arch, **shape, share_weights=True)
 
 
 def subnet(backbone: ODBBBackbone) -> ODBBBackbone:

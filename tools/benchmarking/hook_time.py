@@ -47,7 +47,7 @@ class _Timed(RepNASHook):
 def measure(setting: Setting, times: int) -> list[dict]:
     """Ratio of the hook's own time to that of the rest of the step, over so many steps of a run."""
     backbone = searched(setting)
-    timed = _Timed(repvgg_branches(backbone))
+    timed = _Timed(repvgg_branches(backbone), strategy='sample')
     training = TrainingStep(backbone, setting, searched_by_hook=True)
     steps = WARMUP + times
     with TemporaryDirectory() as work_dir:

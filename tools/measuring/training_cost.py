@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from repnas_mm.engine import RepNASHook
 from repnas_mm.engine.input_shapes import input_shapes
+from repnas_mm.models.warm_start import MAIN_BRANCH
 from repnas_mm.search import BranchSearch, find_blocks
 from repnas_mm.search.memory import bytes_saved_for_backward
+from repnas_mm.search.shrink import ShrinkSearch
 
 #: Training images, by class of the data set: those that need no look at the files, and what the public set has where
 #: nothing is downloaded yet
@@ -53,10 +56,12 @@ class ConfigCost(NamedTuple):
 def config_cost(cfg: Config, draws: int = 5) -> ConfigCost:
     """Count what training with ``cfg`` needs in float32.
 
-    Forward and backward really run, on the CPU, with a few images of noise. In a search, which has other branches in
-    every iteration, memory and operations are means over draws from α's start. Not counted are the loss and what a
-    two-stage detector does behind its neck, which depend on the annotations; the operations of norms and other
-    element-wise layers, and of mmcv's own operators; cuDNN's workspace, and the buckets of DistributedDataParallel.
+    Forward and backward really run, on the CPU, with a few images of noise. In a search by Algorithm 1, which has other
+    branches in every iteration, memory and operations are means over draws from α's start. In one that shrinks, memory
+    is that of all branches, and operations are those of all until the cut and of drawn ones behind it. Not counted are
+    the loss and what a two-stage detector does behind its neck, which depend on the annotations; the operations of
+    norms and other element-wise layers, and of mmcv's own operators; cuDNN's workspace, and the buckets of
+    DistributedDataParallel.
 
     Args:
         cfg: A config that a Runner could train.
@@ -71,28 +76,29 @@ def config_cost(cfg: Config, draws: int = 5) -> ConfigCost:
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
         steps_an_epoch, gpus = _steps_an_epoch(cfg, batch_size)
     few, more = torch.rand(FEW, *image), torch.rand(MORE, *image)
-    search = _search(cfg, model, few, batch_size)
-    saved, growth, flops, branches = [], [], [], []
-    for _ in range(draws if search else 1):
-        if search:
-            search.apply(*search.sample())
-        branches.append(sum(len(b.active_branches) for b in find_blocks(model).values() if not b.deploy))
-        saved.append(_saved_bytes(model, few))
-        growth.append((_saved_bytes(model, more) - saved[-1]) / (MORE - FEW))
-        with FlopCounterMode(display=False) as counter:
-            _forward(model, few).backward()
-        flops.append(counter.get_total_flops() / FEW)
-    bytes_an_image = statistics.fmean(growth)
-    activations = statistics.fmean(saved) + (batch_size - FEW) * bytes_an_image
+    phases = []
+    for part, choices in _phases(cfg, model, few, batch_size, draws):
+        counts = []
+        for choose in choices:
+            choose()
+            branches = sum(len(b.active_branches) for b in find_blocks(model).values() if not b.deploy)
+            saved = _saved_bytes(model, few)
+            growth = (_saved_bytes(model, more) - saved) / (MORE - FEW)
+            with FlopCounterMode(display=False) as counter:
+                _forward(model, few).backward()
+            counts.append((branches, counter.get_total_flops() / FEW, saved + (batch_size - FEW) * growth, growth))
+        phases.append((part, [statistics.fmean(column) for column in zip(*counts)]))
+    branches, flops_an_image = (sum(part * means[i] for part, means in phases) for i in (0, 1))
+    activations, bytes_an_image = max(means[2:] for _, means in phases)
     return ConfigCost(
-        branches=statistics.fmean(branches),
+        branches=branches,
         batch_size=batch_size,
         gpus=gpus,
         iterations=cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs * steps_an_epoch,
         parameters=sum(p.numel() for p in model.parameters()),
         bytes_an_image=bytes_an_image,
         bytes_a_gpu=_weight_bytes(model, optimizer) + activations,
-        flops_an_image=statistics.fmean(flops),
+        flops_an_image=flops_an_image,
     )
 
 
@@ -133,18 +139,28 @@ def _num_images(dataset: ConfigDict) -> int:
         return IF_ABSENT[dataset.type]
 
 
-def _search(cfg: Config, model: nn.Module, images: Tensor, batch_size: int) -> BranchSearch | None:
-    """The search that draws the branches of an iteration, or None if the config has none."""
-    hook = next((hook for hook in cfg.get('custom_hooks', ()) if hook['type'] == 'RepNASHook'), None)
-    if hook is None:
-        return None
+def _phases(cfg: Config, model: nn.Module, images: Tensor, batch_size: int, draws: int) -> list[tuple]:
+    """(Part of the iterations, functions of which each makes the blocks compute what they do in one of them), ..."""
+    settings = next((dict(hook) for hook in cfg.get('custom_hooks', ()) if hook['type'] == 'RepNASHook'), None)
+    if settings is None:
+        return [(1.0, [lambda: None])]
+    settings.pop('type')
+    hook = RepNASHook(**settings)
     blocks = {name: block for name, block in find_blocks(model).items() if block.searchable}
-    search = BranchSearch(blocks, hook.get('num_branches'), hook.get('memory'))
+    shrinks = hook.strategy_name == 'shrink'
+    constraint = hook.num_branches, hook.memory
+    search = ShrinkSearch(blocks, *constraint, MAIN_BRANCH) if shrinks else BranchSearch(blocks, *constraint)
     if search.needs_input_shapes():
         with torch.no_grad():
             inputs = input_shapes(blocks, lambda: _forward(model, images))
         search.set_input_shapes({name: ((batch_size, *shape[1:]), dtype) for name, (shape, dtype) in inputs.items()})
-    return search
+    sampled = [lambda: search.apply(*search.sample())]
+    if not shrinks:
+        return [(1.0, sampled * draws)]
+    total = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
+    behind = hook.strategy.phases.frozen_of(total) / total
+    drawn = [lambda: search.apply(search.keep(torch.rand(len(search.block_ids)).numpy()))]
+    return [(1 - behind, sampled), (behind, drawn * draws)]
 
 
 def _forward(model: nn.Module, images: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from ..checkpoint import run_meta
 from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT, network_output
 from ..input_shapes import input_shapes
-from ..phases import Phases
 from ..recalibrate import recalibrate
 from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
 from ..search_log import SearchLog
@@ -31,18 +30,18 @@ from .safe_load_hook import SafeLoadHook
 class RepNASHook(SafeLoadHook):
     """Searches the branches of all ODBB blocks while the model trains.
 
-    Training passes through three phases. In *warmup* the branches are drawn by noise and α is not stepped. In
-    *search* every iteration draws the noise, keeps the best branches of the whole model, and steps α beside the
-    weights. In *frozen* the genotype stands, BN statistics are gathered anew and only the weights train. Validation
-    always uses the best branches by α, without noise, and BN statistics of theirs. At the end the work dir holds
-    ``genotype.json``, its picture, and the multi-branch subnet ``subnet.pth`` with the config ``subnet.py`` that loads
-    it; without a frozen phase the subnet's BN statistics are recalibrated on training images first.
+    All branches train until the *search* phase ends, validation included; α learns in the second half of that phase.
+    Then the lowest-ranked branches leave at once, without a change of what the model computes: `kxk`, which every
+    block keeps, absorbs them. In *frozen* the branches that stay train on. Blocks need weights of their own for each
+    branch, as they have by default; where all branches do not fit ``memory``, they recompute until the cut. At the end
+    the work dir holds ``genotype.json``, its picture, and the multi-branch subnet ``subnet.pth`` with the config
+    ``subnet.py`` that loads it.
 
-    That is ``strategy='sample'``, Algorithm 1. With ``strategy='shrink'``, for schedules too short to draw in, all
-    branches train until the search phase ends, also in warm-up and validation; α learns in the second half of the
-    search phase. Then the lowest-ranked branches leave at once, without a change of what the model computes: `kxk`,
-    which every block keeps, absorbs them. It needs blocks with ``share_weights=False`` and a frozen phase. Where all
-    branches do not fit ``memory``, blocks recompute until the cut.
+    That is ``strategy='shrink'``. ``strategy='sample'`` is the paper's Algorithm 1, for schedules long enough to draw
+    in. In *warmup* the branches are drawn by noise and α is not stepped. In *search* every iteration draws the noise,
+    keeps the best branches of the whole model, and steps α beside the weights. In *frozen* the genotype stands and BN
+    statistics are gathered anew; without a frozen phase the subnet's are recalibrated on training images at the end.
+    Validation always uses the best branches by α, without noise, and BN statistics of theirs.
 
     The log shows ``phase`` (0 warmup, 1 search, 2 frozen), ``branches`` (active ones), ``branches_changed`` (newly in
     the noise-free choice since the last report) and ``alpha_gap`` (mean α of the kept minus that of the dropped).
@@ -53,19 +52,18 @@ class RepNASHook(SafeLoadHook):
             ``'6GiB'``. Exactly one of the two must be given.
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
             Defaults to 0.
-        frozen (int): Length of the frozen phase, in the same unit. Defaults to 0.
-        temperature (float): λ of Eq. 11. Defaults to 1.
-        alpha_optimizer (dict): Optimizer of α. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999), as the paper.
-        strategy (str): ``'sample'`` or ``'shrink'``; temperature and alpha_optimizer are of ``'sample'``.
-            Defaults to ``'sample'``.
-        recalibrate_val (int): Training images, over all ranks, that give each validation before the freeze its BN
-            statistics. Those of the training are of a mixture of networks, with which accuracies are far too low. Costs
-            one forward pass an image, without gradients. 0: none. No effect with ``'shrink'``. Defaults to 1024.
+        frozen (int, optional): Length of the frozen phase, in the same unit. Defaults to None: 80 % of what follows
+            the warm-up, and 0 for ``'sample'``.
+        temperature (float): λ of Eq. 11, of ``'sample'``. Defaults to 1.
+        alpha_optimizer (dict): Optimizer of α, of ``'sample'``. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999).
+        strategy (str): ``'shrink'`` or ``'sample'``. Defaults to ``'shrink'``.
+        recalibrate_val (int): Of ``'sample'``: training images, over all ranks, that give each validation before the
+            freeze its BN statistics. Those of the training are of a mixture of networks, with which accuracies are far
+            too low. Costs one forward pass an image, without gradients. 0: none. Defaults to 1024.
 
     Example:
-        >>> custom_hooks = [dict(type='RepNASHook', num_branches=66), dict(type='FuseHook')]
-        >>> # of 60 epochs, 48 after the cut
-        >>> custom_hooks = [dict(type='RepNASHook', strategy='shrink', num_branches=66, frozen=48)]
+        >>> custom_hooks = [dict(type='RepNASHook', num_branches=61), dict(type='FuseHook')]
+        >>> custom_hooks = [dict(type='RepNASHook', strategy='sample', num_branches=66)]
     """
 
     # after EMAHook (NORMAL, 50), whose swaps include the active branches; before LoggerHook (BELOW_NORMAL, 60)
@@ -76,17 +74,17 @@ class RepNASHook(SafeLoadHook):
         num_branches: int | None = None,
         memory: int | str | None = None,
         warmup: int = 0,
-        frozen: int = 0,
+        frozen: int | None = None,
         temperature: float = 1.0,
         alpha_optimizer: dict = PAPER_OPTIMIZER,
-        strategy: str = 'sample',
+        strategy: str = 'shrink',
         recalibrate_val: int = 1024,
     ):
         super().__init__()
-        self.phases, self.val_statistics = Phases(warmup, frozen), ValStatistics(recalibrate_val)
+        self.val_statistics = ValStatistics(recalibrate_val)
         self.num_branches, self.memory = num_branches, memory
         self.alpha_optimizer_cfg, self.strategy_name = alpha_optimizer, strategy
-        self.strategy = build_strategy(strategy, self.phases, num_branches, memory, temperature, alpha_optimizer)
+        self.strategy = build_strategy(strategy, warmup, frozen, num_branches, memory, temperature, alpha_optimizer)
         self._search: BranchSearch | None = None
         self._alpha_optimizer: AlphaOptimizer | None = None
         # the branches of the current iteration, and ζ where α is to learn from them
@@ -180,7 +178,7 @@ class RepNASHook(SafeLoadHook):
 
     def phase(self, runner) -> str:
         """``warmup``, ``search`` or ``frozen``, by the loop's own unit."""
-        return self.phases.now(runner)
+        return self.strategy.phases.now(runner)
 
     def best(self) -> np.ndarray:
         """Mask (number of candidates,) of the genotype: the frozen one, or the noise-free choice by α."""

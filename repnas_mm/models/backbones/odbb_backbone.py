@@ -57,7 +57,7 @@ class ODBBBackbone(BaseModule):
         norm_cfg (dict): BN or SyncBN. Defaults to ``dict(type='BN')``.
         act_cfg (dict): Defaults to ``dict(type='ReLU', inplace=True)``.
         share_weights (bool, optional): Whether the branches of a block share one kernel. Defaults to None: as the
-            genotype says, and True without one.
+            genotype says, and False without one.
         genotype (str | dict | Genotype, optional): Build the subnet it describes instead of the search space: a path
             to its JSON, a preset's name, the name of a genotype shipped in ``repnas_mm/genotypes``, a dict or a
             Genotype. Defaults to None.
@@ -158,7 +158,7 @@ class ODBBBackbone(BaseModule):
                 **shape,
                 kernel_size=kernel_size,
                 branches=genotype[name] if genotype is not None and not deploy else None,
-                share_weights=share_weights is not False,
+                share_weights=bool(share_weights),
                 norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
                 with_cp=with_cp,
@@ -294,7 +294,7 @@ def _convert(
     if genotype is not None:
         genotype = resolve_genotype(genotype, find_candidates(to_odbb(deepcopy(backbone))))
         share_weights = genotype.share_weights if share_weights is None else share_weights
-    to_odbb(backbone, share_weights=share_weights is not False, norm_cfg=norm_cfg, with_cp=with_cp)
+    to_odbb(backbone, share_weights=bool(share_weights), norm_cfg=norm_cfg, with_cp=with_cp)
     if genotype is not None:
         genotype.apply_to(backbone)
     return backbone
