@@ -1,5 +1,5 @@
-# Algorithm 1 on VGG-16 and Fashion-MNIST: other branches in every step, one kernel for all of a block. So few steps need a
-# high lr of alpha.
+# Algorithm 1 on VGG-16 and Fashion-MNIST: other branches in every step, one kernel for all of a block. So few steps
+# need a high lr of alpha.
 _base_ = './vgg16_odbb_fashion.py'
 
 model = dict(backbone=dict(share_weights=True))

@@ -8,7 +8,9 @@ model = dict(backbone=dict(arch=dict(num_blocks=[1, 1, 1])))
 train_cfg = dict(max_epochs=3)
 default_hooks = dict(checkpoint=dict(interval=1))
 """
-SEARCH = "custom_hooks = [dict(type='RepNASHook', strategy='shrink', num_branches=9, frozen=2), dict(type='FuseHook')]\n"
+SEARCH = (
+    "custom_hooks = [dict(type='RepNASHook', strategy='shrink', num_branches=9, frozen=2), dict(type='FuseHook')]\n"
+)
 
 
 def test_the_demo_prints_its_tables(tmp_path, monkeypatch, capsys):

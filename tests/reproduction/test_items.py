@@ -144,7 +144,10 @@ def test_deep(name, fake_lab):
     assert list(rows) == ['odbb', *deep.HAND_MADE, 'kxk and skip', 'odbb by Algorithm 1', anew, 'random']
     assert rows['odbb']['top-1 (%)'].values == tuple(score(f'odbb_deep_{name}-seed{s}') for s in (0, 1))
     assert rows[anew]['top-1 (%)'].values == tuple(score(f'plain_deep_{name}-odbb-seed{s}') for s in (0, 1))
-    assert rows['plain']['branches'] == 40 and rows['repvgg']['branches'] == 40 + 40 + rows['kxk and skip']['branches'] - 40
+    assert (
+        rows['plain']['branches'] == 40
+        and rows['repvgg']['branches'] == 40 + 40 + rows['kxk and skip']['branches'] - 40
+    )
     assert rows['odbb']['CPU seconds'] is None  # nothing was trained
     for training in lab.asked:
         check_options(training)

@@ -52,7 +52,7 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
             for name, group in groups.items()
         ],
         notes=[
-            f'`odbb` searches and trains in one stage with `strategy=\'shrink\'`, `odbb by Algorithm 1` with '
+            f"`odbb` searches and trains in one stage with `strategy='shrink'`, `odbb by Algorithm 1` with "
             f"`strategy='sample'`; `{ANEW}` trains the genotype of the former anew. `kxk and skip` are in every block, "
             'the skip where one can be. '
             f'`random` is the best of {DRAWS} genotypes drawn under the same number of branches, each trained for '
