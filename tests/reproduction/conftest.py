@@ -11,7 +11,7 @@ METHODS = ('plain', 'acb', 'dbb', 'repvgg', 'random', 'sample', 'unshared')
 TINY = """
 _base_ = '{base}'
 model = dict(backbone=dict(base_channels=2), head=dict(in_channels=16))
-train_dataloader = dict(dataset=dict(indices=64))
+train_dataloader = dict(batch_size=16, dataset=dict(indices=64))
 val_dataloader = dict(batch_size=20, dataset=dict(indices=20))
 test_dataloader = val_dataloader
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=2, end=2, by_epoch=True, convert_to_iter_based=True)]

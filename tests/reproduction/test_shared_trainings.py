@@ -24,7 +24,7 @@ def build(training):
 @pytest.mark.parametrize('scale', ABLATIONS, ids=lambda scale: scale.name)
 @pytest.mark.parametrize('method', shared_trainings.HAND_MADE)
 def test_hand_made_networks_have_the_branches_told(scale, method):
-    _, model = build(shared_trainings.ablation_network(scale, method, 0))
+    _, model = build(shared_trainings.network(scale.ablation.format(method), 0))
     genotype = Genotype.from_model(model)
     assert genotype.num_branches == shared_trainings.branches_of(scale, method)
     assert genotype.share_weights is False
@@ -32,11 +32,11 @@ def test_hand_made_networks_have_the_branches_told(scale, method):
 
 @pytest.mark.parametrize('scale', ABLATIONS, ids=lambda scale: scale.name)
 def test_searches_have_c_and_the_data_order_of_the_others(scale):
-    training = shared_trainings.search(scale, scale.sweep[0], 7)
+    training = shared_trainings.search(scale.ablation, scale.sweep[0], 7)
     check_options(training)
     cfg = training.load_config(CONFIGS)
     assert cfg.custom_hooks[0].num_branches == scale.sweep[0]
-    plain = shared_trainings.ablation_network(scale, 'plain', 7).load_config(CONFIGS)
+    plain = shared_trainings.network(scale.ablation.format('plain'), 7).load_config(CONFIGS)
     for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'):
         assert cfg[key] == plain[key]
 
@@ -67,9 +67,9 @@ def test_repvgg_branches(arch):
 def test_draws_are_chosen_without_the_test_set(name, fake_lab):
     scale = SCALES[name]
     lab = fake_lab(lambda name: 80 + ('draw17-' in name))
-    best, results = random_search.draw_and_choose(lab, scale, 39)
-    assert best == 17 and len(results) == random_search.DRAWS == 25
-    first = next(iter(results))
+    best = random_search.draw_and_choose(lab, scale, scale.ablation, 39, scale.short_epochs)
+    assert best == 17 and len(lab.asked) == random_search.DRAWS == 25
+    first = lab.asked[0]
     check_options(first)
     cfg = first.load_config(CONFIGS)
     assert cfg.model.backbone.genotype == dict(preset='random', num_branches=39, seed=0)
@@ -80,13 +80,14 @@ def test_draws_are_chosen_without_the_test_set(name, fake_lab):
     size = {'digits': 1437, 'fashion': 60000, 'cifar10': 50000}[name]
     assert train.indices <= size + test.indices  # counted from the end
     # the other draws differ by their genotype only
-    draws = [dict(training.options) for training in results]
+    draws = [dict(training.options) for training in lab.asked]
     assert [options.pop('model.backbone.genotype.seed') for options in draws] == list(range(25))
     assert all(options == draws[0] for options in draws)
-    cfg, model = build(random_search.drawn_network(scale, 39, best, 2))
-    assert Genotype.from_model(model).num_branches == 39 and Genotype.from_model(model).share_weights
+    cfg, model = build(random_search.drawn_network(scale.ablation, 39, best, 2))
+    assert Genotype.from_model(model).num_branches == 39
+    assert Genotype.from_model(model).share_weights is (name == 'cifar10')
     # the schedule and the images of all other rows
-    plain = shared_trainings.ablation_network(scale, 'plain', 2).load_config(CONFIGS)
+    plain = shared_trainings.network(scale.ablation.format('plain'), 2).load_config(CONFIGS)
     assert cfg.train_dataloader == plain.train_dataloader and cfg.train_cfg == plain.train_cfg
 
 
@@ -95,7 +96,7 @@ def test_held_out_images_are_not_trained_on(tmp_path):
     lab = Lab(tmp_path, CONFIGS, log=lambda line: None)
     asked = []
     lab.run = lambda trainings: asked.extend(trainings) or {t: FakeResult for t in trainings}
-    random_search.draw_and_choose(lab, SCALES['digits'], 39)
+    random_search.draw_and_choose(lab, SCALES['digits'], 'vgg16_{}_digits', 39, 1)
     cfg = asked[0].load_config(CONFIGS)
     init_default_scope('mmpretrain')
     from mmpretrain.registry import DATASETS
