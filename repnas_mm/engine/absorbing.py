@@ -9,17 +9,18 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def absorbing(blocks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the first forward of each block inside the ``with`` absorb all its branches but those kept.
+    """Let the first forward of each block inside the ``with`` absorb all its active branches but those kept.
 
     Behind it only these are active, in a block without a forward too.
 
     Args:
-        blocks: Name -> block in search form, with all candidates active.
+        blocks: Name -> block in search form.
         kept: Name -> one bool a candidate.
     """
     handles: dict[str, RemovableHandle] = {}
     for name, mask in kept.items():
-        leaving = [branch for branch, stays in zip(blocks[name].candidates, mask.tolist()) if not stays]
+        stays = {branch for branch, stays in zip(blocks[name].candidates, mask.tolist()) if stays}
+        leaving = [branch for branch in blocks[name].active_branches if branch not in stays]
 
         def absorb(block, inputs, name=name, leaving=leaving):
             handles[name].remove()

@@ -3,7 +3,7 @@
 What differs between them is here, behind one protocol; the schedule that is common is `RepNASHook`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from ..models.warm_start import MAIN_BRANCH
 from ..search.block import Block, find_blocks
 from ..search.branch_search import BranchSearch
 from ..search.shrink import ShrinkSearch
+from ..search.space import BRANCHES
 from .absorbing import absorbing
 from .alpha_optimizer import AlphaOptimizer
 from .fusing import network_output
@@ -26,6 +27,9 @@ from .runner_models import final_models
 
 #: α's optimizer in Algorithm 1
 PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
+#: What `Shrink` starts with: without the two branches of two operations in a row, whose steps cost more than those of
+#: all others together, and without which no network was measured to be worse (docs/results, item `controls`)
+CANDIDATES = ('1x1', 'kxk', '1xk', 'kx1', 'skip')
 
 
 class Strategy(Protocol):
@@ -55,12 +59,17 @@ class Sample:
     """Algorithm 1: other branches in every iteration, by α and noise.
 
     Args:
-        warmup, frozen, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
+        warmup, frozen, num_branches, memory, temperature, alpha_optimizer, candidates: As `RepNASHook`.
     """
 
     mixes_statistics = True
 
-    def __init__(self, warmup, frozen, num_branches, memory, temperature, alpha_optimizer: dict):
+    def __init__(self, warmup, frozen, num_branches, memory, temperature, alpha_optimizer: dict, candidates=None):
+        if candidates is not None:
+            raise ValueError(
+                "candidates belongs to strategy='shrink'; Algorithm 1 draws from all. Remove it, or set "
+                "strategy='shrink'."
+            )
         self.phases = Phases(warmup, 0 if frozen is None else frozen)
         self.constraint, self.temperature = (num_branches, memory), temperature
         self.alpha_optimizer_cfg = alpha_optimizer
@@ -96,13 +105,14 @@ class Shrink:
     say the wrong thing. BN statistics go on behind the cut, since absorbing moves those of `kxk` along.
 
     Args:
-        warmup, frozen, num_branches, memory, temperature, alpha_optimizer: As `RepNASHook`.
+        warmup, frozen, num_branches, memory, temperature, alpha_optimizer, candidates: As `RepNASHook`.
     """
 
     mixes_statistics = False
 
-    def __init__(self, warmup, frozen, num_branches, memory, temperature, alpha_optimizer: dict):
+    def __init__(self, warmup, frozen, num_branches, memory, temperature, alpha_optimizer: dict, candidates=None):
         self.phases, self.constraint = Phases(warmup, frozen), (num_branches, memory)
+        self.candidates = CANDIDATES if candidates is None else _checked(candidates)
         if temperature != 1 or alpha_optimizer != PAPER_OPTIMIZER:
             raise ValueError(
                 "temperature and alpha_optimizer belong to strategy='sample', and the default is 'shrink'; remove "
@@ -134,11 +144,12 @@ class Shrink:
                 f'A search phase of {iterations} iterations leaves {steps} steps of alpha in its second half, and '
                 "strategy='shrink' needs at least 2; lengthen it."
             )
-        self.search = ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH)
+        self.search = ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
         self.alpha_optimizer = AlphaOptimizer(self.search.alphas, wrapper, dict(type='GateDescent', steps=steps))
         return self.search, self.alpha_optimizer
 
     def start(self, runner) -> None:
+        self.search.apply(self.search.best())
         for block in self.search.blocks.values():
             let_skip_lead(block)
 
@@ -153,19 +164,34 @@ class Shrink:
         """Choose, and let the model's next forward and EMA's copy absorb what leaves, each with its own numbers."""
         optimizer = self.alpha_optimizer.optimizer
         assert isinstance(optimizer, GateDescent)
-        self.search.apply(self.search.best())
+        before = self.search.best()
+        self.search.apply(before)
         genotype = self.search.cut(*optimizer.path())
-        kept = self.search.masks_by_block(genotype)
+        started, kept = self.search.masks_by_block(before), self.search.masks_by_block(genotype)
         *averages, model = final_models(runner)
         for average in averages:
-            with absorbing(find_blocks(average), kept):
+            blocks = find_blocks(average)
+            for name, mask in started.items():
+                blocks[name].set_active(mask)
+            with absorbing(blocks, kept):
                 network_output(average, data_batch)  # in eval mode, in which an average is used
         stack = ExitStack()
         stack.enter_context(absorbing(self.search.blocks, kept))
         stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)
         stays = np.count_nonzero(genotype)
-        runner.logger.info(f'Cut: {stays} branches stay, {len(genotype) - stays} are absorbed.')
+        runner.logger.info(f'Cut: {stays} branches stay, {np.count_nonzero(before) - stays} are absorbed.')
         return genotype
+
+
+def _checked(candidates: Sequence[str]) -> tuple[str, ...]:
+    """The names of branches, or a ValueError if one is unknown or `kxk` is missing."""
+    names = tuple(candidates) if isinstance(candidates, list | tuple) else ()
+    if MAIN_BRANCH not in names or not all(isinstance(name, str) and name in BRANCHES for name in names):
+        raise ValueError(
+            f'candidates must be a list of names of branches with {MAIN_BRANCH!r} among them, got '
+            f'{quote(candidates)}; known branches are {", ".join(BRANCHES)}.'
+        )
+    return names
 
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = dict(shrink=Shrink, sample=Sample)

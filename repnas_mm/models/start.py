@@ -12,7 +12,7 @@ SKIP_SHARE = 0.7
 
 @torch.no_grad()
 def let_skip_lead(block) -> bool:
-    """Set γ of all branches but `skip` to √((1/s - 1)/(n - 1)), s = `SKIP_SHARE`, in place.
+    """Set γ of all active branches but `skip` to √((1/s - 1)/(n - 1)), s = `SKIP_SHARE`, in place.
 
     Behind a BN each of the n branches has the variance γ², so that `skip` with γ = 1 has the part s of their sum. Only
     for a block in search form that has a skip and weights of its own for each branch, and whose γ are all 1: one that
@@ -21,7 +21,7 @@ def let_skip_lead(block) -> bool:
     Returns:
         True if the block was such a one.
     """
-    norms = {name: branch.norm for name, branch in block.branches.items()}
+    norms = {name: block.branches[name].norm for name in block.active_branches}
     if 'skip' not in norms or len(norms) < 2 or block.share_weights or block.alpha is None:
         return False
     if not all((norm.weight == 1).all() for norm in norms.values()):

@@ -1,6 +1,6 @@
-"""A search that starts with all branches and ends with one cut: `ShrinkSearch`."""
+"""A search that starts with many branches and ends with one cut: `ShrinkSearch`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from .ranking import end_variance, ranks
 
 
 class ShrinkSearch(BranchSearch):
-    """Keeps every candidate active until `cut`; nothing is drawn.
+    """Keeps the same candidates active until `cut`; nothing is drawn.
 
     Args:
         blocks (Mapping[str, Block]): Name -> searchable block.
@@ -20,28 +20,44 @@ class ShrinkSearch(BranchSearch):
         memory (int | str, optional): Or the bytes of activations to save for backward, by which the cut chooses. Where
             all candidates do not fit them, blocks recompute until the cut (``with_cp``).
         trunk (str): Branch that stays in every block.
+        kinds (Sequence[str]): The branches to start with, the trunk among them; others are never computed.
+
+    Raises:
+        ValueError: if the search starts with fewer than ``num_branches``.
     """
 
-    def __init__(self, blocks: Mapping[str, Block], num_branches: int | None, memory: int | str | None, trunk: str):
+    def __init__(
+        self,
+        blocks: Mapping[str, Block],
+        num_branches: int | None,
+        memory: int | str | None,
+        trunk: str,
+        kinds: Sequence[str],
+    ):
         super().__init__(blocks, num_branches, memory)
         self._recompute = False
         self._with_cp = [getattr(block, 'with_cp', False) for block in self.blocks.values()]
         self.kinds = [name for names in self.candidates.values() for name in names]
-        self.trunk = trunk
+        self.trunk, self._start = trunk, np.isin(self.kinds, list(kinds))
+        if num_branches is not None and num_branches > (count := np.count_nonzero(self._start)):
+            raise ValueError(
+                f'num_branches={num_branches} is more than the {count} branches that the search starts with, which '
+                f'are {", ".join(kinds)} where a block has them; lower it, or name more candidates in RepNASHook.'
+            )
 
     def best(self) -> np.ndarray:
-        """Mask of all candidates, which train together and compute something sensible only together."""
-        return np.ones(len(self.kinds), dtype=bool)
+        """Mask of all that the search starts with, which train together and are of use only together."""
+        return self._start.copy()
 
     def sample(self) -> tuple[np.ndarray, Tensor]:
-        """Mask of all candidates and ζ = 0: Eq. 12 without noise."""
+        """Mask of all that the search starts with and ζ = 0: Eq. 12 without noise."""
         return self.best(), torch.zeros(len(self.kinds))
 
     def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
         """Tell the memory constraint what arrives at the blocks; these recompute from now on if they must.
 
         Raises:
-            ValueError: if all candidates do not fit even so.
+            ValueError: if what the search starts with does not fit even so.
         """
         super().set_input_shapes(inputs)
         assert self.memory is not None
@@ -58,8 +74,8 @@ class ShrinkSearch(BranchSearch):
 
     def _bytes_of_all(self) -> int:
         assert self.block_memory is not None
-        sizes = [len(names) for names in self.candidates.values()]
-        return sum(self.block_memory(i, tuple(range(size))) for i, size in enumerate(sizes))
+        masks = self.masks_by_block(self._start).values()
+        return sum(self.block_memory(i, tuple(mask.nonzero().flatten().tolist())) for i, mask in enumerate(masks))
 
     def _set_with_cp(self, recompute: bool) -> None:
         for block, own in zip(self.blocks.values(), self._with_cp):
@@ -69,12 +85,13 @@ class ShrinkSearch(BranchSearch):
         """Make the blocks compute the masked branches, and recompute if they must, as long as it is all of them."""
         super().apply(mask, noise)
         if self.memory is not None:
-            self._set_with_cp(self._recompute and bool(mask.all()))
+            self._set_with_cp(self._recompute and np.array_equal(mask, self._start))
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
-        """Mask of what stays: the trunk of every block, then by ``scores`` over the whole network."""
+        """Mask of what stays: the trunk of every block, then by ``scores`` over what the search started with."""
         if self.memory is not None:
             self._set_with_cp(False)  # as the branches that stay will be computed
+        scores = np.where(self._start, scores, -np.inf)
         return super().keep(np.where(np.array(self.kinds) == self.trunk, np.inf, scores))
 
     def cut(self, squared_differences: np.ndarray, stretches: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from repnas_mm.engine.phases import Phases
 from repnas_mm.engine.search_state import read_search_state
 from repnas_mm.models import ODBBlock
 from repnas_mm.search import Genotype, find_blocks
+from repnas_mm.search.space import BRANCHES
 
 
 class Watch(Hook):
@@ -56,7 +57,7 @@ def shrink_cfg(small_cfg):
     """4 blocks of 25 candidates; of 18 iterations 12 with all branches, α in the last 6 of them."""
     small_cfg.model.backbone.share_weights = False
     del small_cfg.custom_hooks[0]['alpha_optimizer']
-    small_cfg.custom_hooks[0].update(strategy='shrink', warmup=0, frozen=2)
+    small_cfg.custom_hooks[0].update(strategy='shrink', warmup=0, frozen=2, candidates=list(BRANCHES))
     return small_cfg
 
 
@@ -85,7 +86,8 @@ def test_it_is_what_a_config_gets_that_says_no_more_than_c(small_cfg, by_iter, r
     watch = Watch()
     run(small_cfg, watch)
     # an epoch of 6 is 3 iterations of 18
-    assert [count(names) for names in watch.active] == [25] * 3 + [10] * 15
+    assert [count(names) for names in watch.active] == [17] * 3 + [10] * 15
+    assert not any({'1x1_kxk', '1x1_avg'} & set(names) for names in watch.active[0].values())
     assert watch.moved == [False] + [True] * 2 + [False] * 15
 
 
@@ -261,6 +263,10 @@ def test_a_block_without_a_forward_drops_what_leaves():
         (dict(warmup=6, frozen=None), 'warmup=6 and frozen=1 leave no search phase in 6 epochs; shorten them or train'),
         (dict(strategy='grow'), "Unknown strategy 'grow' of RepNASHook; known are shrink, sample"),
         (dict(num_branches=None, memory='100KB'), 'memory=100000 bytes is less than'),
+        (dict(strategy='sample', candidates=['kxk']), "candidates belongs to strategy='shrink'"),
+        (dict(candidates=['1x1', 'skip']), r"candidates must be a list .* with 'kxk' among them, got \['1x1', 'skip'\]"),
+        (dict(candidates=['kxk', '5x5']), 'candidates must be a list of names'),
+        (dict(candidates='kxk'), "with 'kxk' among them, got 'kxk'"),
         (dict(temperature=2.0), "belong to strategy='sample'"),
         (dict(alpha_optimizer=dict(type='SGD', lr=1)), "set strategy='sample' and, .* share_weights=True in the model"),
         (dict(frozen=0), 'frozen is 0; set it to'),
@@ -302,6 +308,7 @@ def test_a_block_without_kxk_is_refused(shrink_cfg, run):
 
 @pytest.mark.parametrize('first', ['sample', 'shrink'])
 def test_a_checkpoint_of_the_other_strategy_is_refused(shrink_cfg, run, first):
+    shrink_cfg.custom_hooks[0].pop('candidates')
     shrink_cfg.custom_hooks[0].strategy = first
     run(shrink_cfg, stop_after=3)
     second = shrink_cfg.custom_hooks[0].strategy = 'shrink' if first == 'sample' else 'sample'

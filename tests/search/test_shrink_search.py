@@ -6,12 +6,13 @@ import torch
 
 from repnas_mm.models import ODBBlock
 from repnas_mm.search.shrink import ShrinkSearch
+from repnas_mm.search.space import BRANCHES
 
 
-def make_search(num_branches=None, memory=None, block=ODBBlock):
+def make_search(num_branches=None, memory=None, block=ODBBlock, kinds=tuple(BRANCHES)):
     torch.manual_seed(0)
     blocks = {name: block(4, 4, share_weights=False) for name in ('a', 'b', 'c')}
-    search = ShrinkSearch(blocks, num_branches, memory, 'kxk')
+    search = ShrinkSearch(blocks, num_branches, memory, 'kxk', kinds)
     if memory is not None:
         search.set_input_shapes({name: ((2, 4, 8, 8), torch.float32) for name in blocks})
     return search
@@ -42,6 +43,18 @@ def test_the_cut_leaves_kxk_and_then_goes_by_rank():
     assert mask.sum() == 6 and mask.reshape(3, 7)[:, 1].all()
     alpha[:, 1] = np.inf
     assert np.array_equal(mask, np.isin(np.arange(21), np.argsort(-alpha.ravel())[:6]))
+
+
+def test_what_the_search_does_not_start_with_is_never_computed():
+    search = make_search(6, kinds=('kxk', 'skip', '1xk'))
+    assert kept(search, search.best()) == [{'kxk', 'skip', '1xk'}] * 3
+    set_alpha(search, np.where(np.isin(search.kinds, ('kxk', 'skip', '1xk')), -1.0, 1.0))
+    assert all(names <= {'kxk', 'skip', '1xk'} for names in kept(search, search.cut(np.ones(21), 16)))
+
+
+def test_more_branches_than_the_search_starts_with_are_refused():
+    with pytest.raises(ValueError, match='num_branches=10 is more than the 9 branches that the search starts with'):
+        make_search(10, kinds=('kxk', 'skip', '1xk'))
 
 
 def test_where_alpha_is_noise_the_cut_goes_by_kind():

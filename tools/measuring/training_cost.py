@@ -149,7 +149,11 @@ def _phases(cfg: Config, model: nn.Module, images: Tensor, batch_size: int, draw
     blocks = {name: block for name, block in find_blocks(model).items() if block.searchable}
     shrinks = hook.strategy_name == 'shrink'
     constraint = hook.num_branches, hook.memory
-    search = ShrinkSearch(blocks, *constraint, MAIN_BRANCH) if shrinks else BranchSearch(blocks, *constraint)
+    search: BranchSearch
+    if shrinks:
+        search = ShrinkSearch(blocks, *constraint, MAIN_BRANCH, hook.strategy.candidates)
+    else:
+        search = BranchSearch(blocks, *constraint)
     if search.needs_input_shapes():
         with torch.no_grad():
             inputs = input_shapes(blocks, lambda: _forward(model, images))

@@ -1,6 +1,7 @@
 """RepNAS as a training schedule: choose branches, train, step α, report."""
 
 import os.path as osp
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,8 @@ class RepNASHook(SafeLoadHook):
         temperature (float): λ of Eq. 11, of ``'sample'``. Defaults to 1.
         alpha_optimizer (dict): Optimizer of α, of ``'sample'``. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999).
         strategy (str): ``'shrink'`` or ``'sample'``. Defaults to ``'shrink'``.
+        candidates (Sequence[str], optional): Branches that ``'shrink'`` starts with, ``kxk`` among them. Defaults to
+            None: all but ``1x1_kxk`` and ``1x1_avg``, which make a step more than twice as long.
         recalibrate_val (int): Of ``'sample'``: training images, over all ranks, that give each validation before the
             freeze its BN statistics. Those of the training are of a mixture of networks, with which accuracies are far
             too low. Costs one forward pass an image, without gradients. 0: none. Defaults to 1024.
@@ -78,13 +81,14 @@ class RepNASHook(SafeLoadHook):
         temperature: float = 1.0,
         alpha_optimizer: dict = PAPER_OPTIMIZER,
         strategy: str = 'shrink',
+        candidates: Sequence[str] | None = None,
         recalibrate_val: int = 1024,
     ):
         super().__init__()
         self.val_statistics = ValStatistics(recalibrate_val)
         self.num_branches, self.memory = num_branches, memory
         self.alpha_optimizer_cfg, self.strategy_name = alpha_optimizer, strategy
-        self.strategy = build_strategy(strategy, warmup, frozen, num_branches, memory, temperature, alpha_optimizer)
+        self.strategy = build_strategy(strategy, warmup, frozen, num_branches, memory, temperature, alpha_optimizer, candidates)
         self._search: BranchSearch | None = None
         self._alpha_optimizer: AlphaOptimizer | None = None
         # the branches of the current iteration, and ζ where α is to learn from them
