@@ -63,7 +63,7 @@ train_cfg = dict(max_epochs=10, val_interval=2)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)
 
-# All candidates train for two of ten epochs; then as many branches stay as a hand-made RepVGG of this shape has.
+# Five kinds of branches train for two of ten epochs; then as many stay as a hand-made RepVGG of this shape has.
 custom_hooks = [
     dict(type='RepNASHook', strategy='shrink', num_branches=24, frozen=8),
     dict(type='FuseHook'),

@@ -1,6 +1,6 @@
 # A network so deep and narrow, 40 layers of 16 to 64 channels, that its branches decide what it learns, on 16,000
-# images of Fashion-MNIST. All candidates train for one of 6 epochs; then about two a block stay. First: get
-# Fashion-MNIST, see docs/reproduce.md.
+# images of Fashion-MNIST. Five kinds of branches train for one of 6 epochs; then about two a block stay. First:
+# get Fashion-MNIST, see docs/reproduce.md.
 _base_ = './vgg16_odbb_fashion.py'
 
 model = dict(

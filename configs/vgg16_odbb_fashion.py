@@ -42,7 +42,7 @@ param_scheduler = [
 train_cfg = dict(max_epochs=7, val_interval=7)
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
 
-# All candidates train for one epoch, whose second half ranks them; then four a block stay.
+# Five kinds of branches train for one epoch, whose second half ranks them; then four a block stay.
 custom_hooks = [
     dict(type='RepNASHook', strategy='shrink', num_branches=52, frozen=6),
     dict(type='FuseHook'),

@@ -13,7 +13,7 @@ class Phases:
 
     Args:
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
-        frozen (int, optional): Length of the frozen phase, in the same unit. None: 80 % of what follows the warm-up.
+        frozen (int, optional): Length of the frozen phase, in the same unit. None: 85 % of what follows the warm-up.
     """
 
     def __init__(self, warmup: int, frozen: int | None):
@@ -32,7 +32,7 @@ class Phases:
         if self.frozen is not None:
             return self.frozen
         left = total - self.warmup
-        return max(1, min(round(0.8 * left), left - 1))
+        return max(1, min(round(0.85 * left), left - 1))
 
     def search_steps(self, runner) -> int:
         """Number of iterations in the search phase.

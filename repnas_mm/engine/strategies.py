@@ -121,7 +121,7 @@ class Shrink:
         if frozen == 0:
             raise ValueError(
                 "strategy='shrink' cuts where the frozen phase begins, and frozen is 0; set it to the epochs or "
-                'iterations that train after the cut, about 0.8 of all.'
+                'iterations that train after the cut, about 0.85 of all.'
             )
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:

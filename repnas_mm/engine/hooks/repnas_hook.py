@@ -53,7 +53,7 @@ class RepNASHook(SafeLoadHook):
             ``'6GiB'``. Exactly one of the two must be given.
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
             Defaults to 0.
-        frozen (int, optional): Length of the frozen phase, in the same unit. Defaults to None: 80 % of what follows
+        frozen (int, optional): Length of the frozen phase, in the same unit. Defaults to None: 85 % of what follows
             the warm-up, and 0 for ``'sample'``.
         temperature (float): λ of Eq. 11, of ``'sample'``. Defaults to 1.
         alpha_optimizer (dict): Optimizer of α, of ``'sample'``. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999).
@@ -88,7 +88,8 @@ class RepNASHook(SafeLoadHook):
         self.val_statistics = ValStatistics(recalibrate_val)
         self.num_branches, self.memory = num_branches, memory
         self.alpha_optimizer_cfg, self.strategy_name = alpha_optimizer, strategy
-        self.strategy = build_strategy(strategy, warmup, frozen, num_branches, memory, temperature, alpha_optimizer, candidates)
+        settings = num_branches, memory, temperature, alpha_optimizer, candidates
+        self.strategy = build_strategy(strategy, warmup, frozen, *settings)
         self._search: BranchSearch | None = None
         self._alpha_optimizer: AlphaOptimizer | None = None
         # the branches of the current iteration, and ζ where α is to learn from them
@@ -247,6 +248,7 @@ class RepNASHook(SafeLoadHook):
         if is_main_process():
             config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
             constraint = dict(memory=self.memory) if self.num_branches is None else dict(num_branches=self.num_branches)
-            source = dict(config=config, seed=runner.seed, iterations=runner.iter, **constraint)
+            source = dict(config=config, strategy=self.strategy_name, seed=runner.seed, iterations=runner.iter)
+            source |= constraint
             genotype = export_search(models[0], Path(runner.work_dir), runner.cfg, source, **run_meta(runner))
             runner.logger.info(f'{genotype} saved to {runner.work_dir}: genotype.json, its picture, subnet.pth')
