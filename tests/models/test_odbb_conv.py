@@ -37,9 +37,9 @@ x = make_image(2, 4, 6, 7)
 
 
 def test_mmcv_builds_it_from_a_conv_cfg_with_the_layers_own_arguments():
-    layer = build_conv_layer(CFG, 4, 8, 5, stride=2, padding=(2, 1), groups=2, bias=False)
+    layer = build_conv_layer(CFG, 4, 8, 5, stride=2, padding=(4, 3), dilation=2, groups=2, bias=False)
     assert type(layer) is ODBBConv2d and layer.alpha is not None
-    stock = nn.Conv2d(4, 8, 5, 2, (2, 1), groups=2)
+    stock = nn.Conv2d(4, 8, 5, 2, (4, 3), 2, groups=2)
     assert layer(x.float()).shape == stock(x.float()).shape
     for name in ('in_channels', 'out_channels', 'groups', 'padding', 'dilation', 'padding_mode', 'transposed'):
         assert getattr(layer, name) == getattr(stock, name), name
@@ -75,8 +75,8 @@ INELIGIBLE = dict(
     even_pair=dict(kernel_size=(4, 4)),
     oblong=dict(kernel_size=(3, 5)),
     row=dict(kernel_size=(1, 3)),
-    dilated=dict(kernel_size=3, dilation=2),
     dilated_rows=dict(kernel_size=3, dilation=(2, 1)),
+    dilated_pointwise=dict(kernel_size=1, dilation=2),
     same=dict(kernel_size=3, padding='same'),
     valid=dict(kernel_size=3, padding='valid'),
     reflect=dict(kernel_size=3, padding=1, padding_mode='reflect'),
