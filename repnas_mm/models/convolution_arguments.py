@@ -52,6 +52,11 @@ class ConvolutionArguments(NamedTuple):
             if name == 'padding' and isinstance(value, str) and value in ('same', 'valid'):
                 continue
             pair = value if isinstance(value, Sequence) else (value, value)
+            if len(pair) == 3 and all(is_count(length, least) for length in pair):
+                raise ValueError(
+                    f'{name}={quote(value)} is of a 3-D convolution, which an ODBBConv2d does not support; leave '
+                    "conv_cfg of that part of the model at dict(type='Conv3d')."
+                )
             if len(pair) != 2 or not all(is_count(length, least) for length in pair):
                 raise ValueError(
                     f'{name} of an ODBBConv2d must be one or two integers of at least {least}, got {quote(value)}.'

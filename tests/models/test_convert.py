@@ -90,12 +90,23 @@ class OwnConv(nn.Conv2d):
         OwnConv(3, 3, 3),
         nn.ConvTranspose2d(3, 3, 3),
         nn.Conv1d(3, 3, 3),
+        nn.Conv3d(3, 3, 3),
     ],
     ids=str,
 )
 def test_everything_else_is_left_as_it_is(left):
     model = to_odbb(nn.ModuleList([left, conv(3)]))
     assert model[0] is left and list(find_blocks(model)) == ['1']
+
+
+def test_the_offsets_of_deformable_convolutions_are_left_as_they_are():
+    ops = pytest.importorskip('mmcv.ops')
+    deformable = ops.ModulatedDeformConv2dPack(3, 3, 3, padding=1)
+    model = nn.Sequential(deformable, conv(3))
+    model.spatial_conv_offset = conv(3)  # as in mmdet's DyHead
+    assert list(find_blocks(to_odbb(model))) == ['1']
+    deformable.init_weights()
+    assert not deformable.conv_offset.weight.any()
 
 
 def test_a_model_without_an_eligible_convolution_is_one_sentence():

@@ -1,6 +1,7 @@
 """The backbone: RepVGG's layers exactly, VGG-16's for CIFAR, upstream's arguments, and stock tools that fuse it."""
 
 import copy
+import re
 from pathlib import Path
 
 import mmpretrain
@@ -127,6 +128,16 @@ def test_number_of_candidates(arch, blocks, branches):
     found = find_candidates(on_meta(ODBBBackbone, arch))
     assert len(found) == blocks
     assert sum(map(len, found.values())) == branches
+
+
+def test_the_widths_in_the_docs_are_those_of_the_stages():
+    page = (Path(__file__).resolve().parents[2] / 'docs/use_in_your_project.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| ([\w, -]+) \| (\d+ \| .*)\|$', page, re.MULTILINE)
+    documented = {arch: [*map(int, re.findall(r'\d+', row))] for archs, row in rows for arch in archs.split(', ')}
+    assert documented.keys() == ODBBBackbone.arch_settings.keys()
+    for arch, widths in documented.items():
+        backbone = on_meta(ODBBBackbone, arch, out_indices=range(len(widths)), deploy=True)
+        assert backbone.out_channels == widths, arch
 
 
 def test_stem_of_a0_has_48_channels():
