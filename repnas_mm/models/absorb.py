@@ -76,7 +76,7 @@ def _take_over(block, names: Sequence[str], x: Tensor) -> None:
         scale = total.flatten(1).norm(dim=1) / old * torch.where(main.scale < 0, -1.0, 1.0)
         nonzero = scale != 0
         kernel = torch.where(nonzero.view(-1, 1, 1, 1), total / scale.view(-1, 1, 1, 1), main.kernel)
-        y = ops.conv2d(x, kernel, block.stride, call.padding, block.groups)
+        y = ops.conv2d(x, kernel, block.stride, call.padding, block.groups, dilation=block.dilation)
         mean, var = batch_moments(y)
         shift = sum(part.shift for part in parts)
         # running statistics of the new kernel: the mean is linear; the variance differs from the batch's as before

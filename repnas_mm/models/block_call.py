@@ -50,10 +50,19 @@ class BlockCall:
         return x
 
     def convolve(
-        self, x: Tensor, kernel: Callable[[], Tensor], stride: int, padding: ops.Padding, groups: int, bias=None
+        self,
+        x: Tensor,
+        kernel: Callable[[], Tensor],
+        stride: int,
+        padding: ops.Padding,
+        groups: int,
+        bias=None,
+        dilation: int = 1,
     ) -> Tensor:
         """Convolution with what ``kernel`` returns, which is cheap to compute from parameters again."""
-        convolution = partial(ops.conv2d, x, stride=stride, padding=padding, groups=groups, bias=bias)
+        convolution = partial(
+            ops.conv2d, x, stride=stride, padding=padding, groups=groups, bias=bias, dilation=dilation
+        )
         weight = kernel()
         # a parameter, or a crop of one, is there anyway
         if not self._recomputes() or isinstance(weight, nn.Parameter) or isinstance(weight._base, nn.Parameter):

@@ -22,7 +22,7 @@ class Branch(nn.Module):
     """Base of all branches: ``gate * BN(linear(x))``.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, groups: The block's.
+        in_channels, out_channels, kernel_size, stride, groups, dilation: The block's.
         norm_cfg (dict): Config of the BN.
         shared (bool): True if convolution weights are center crops of the block's kernel (Eq. 5).
     """
@@ -34,10 +34,10 @@ class Branch(nn.Module):
     # True if `linear` is a 1×1 convolution, which backward may do again
     cheap = False
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared):
+    def __init__(self, in_channels, out_channels, kernel_size, stride, groups, dilation, norm_cfg, shared):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.groups = kernel_size, stride, groups
+        self.kernel_size, self.stride, self.groups, self.dilation = kernel_size, stride, groups, dilation
         self.size = tuple(kernel_size if n == 'K' else n for n in self.window)
         if self.uses_kernel and not shared:
             self.weight = new_kernel(out_channels, in_channels // groups, *self.size)
@@ -56,7 +56,7 @@ class Branch(nn.Module):
 
     def padding(self, call: BlockCall) -> ops.Padding:
         """Padding that centers this branch's window where the K×K one is."""
-        rows, cols = ((self.kernel_size - n) // 2 for n in self.size)
+        rows, cols = ((self.kernel_size - n) // 2 * self.dilation for n in self.size)
         left, right, top, bottom = call.padding
         return left - cols, right - cols, top - rows, bottom - rows
 
@@ -68,7 +68,8 @@ class Branch(nn.Module):
             kernel: The block's shared K×K kernel, or None where the branch owns its weights.
             call: Padding, and state that the branches share.
         """
-        return call.convolve(x, partial(self.crop, kernel), self.stride, self.padding(call), self.groups)
+        shape = dict(stride=self.stride, padding=self.padding(call), groups=self.groups, dilation=self.dilation)
+        return call.convolve(x, partial(self.crop, kernel), **shape)
 
     def layers(self, kernel: Tensor | None, call: BlockCall) -> list[Layer]:
         """`linear` in steps."""
@@ -99,8 +100,8 @@ class CompositeBranch(Branch):
     border adds behind the window is a constant a channel.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared):
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared)
+    def __init__(self, in_channels, out_channels, kernel_size, stride, groups, dilation, norm_cfg, shared):
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups, dilation, norm_cfg, shared)
         self.inner_norm = build_norm(norm_cfg, self.inner_channels)
 
     @property
@@ -144,8 +145,8 @@ class PointwiseFullBranch(CompositeBranch):
     starts at zero.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared):
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups, norm_cfg, shared)
+    def __init__(self, in_channels, out_channels, kernel_size, stride, groups, dilation, norm_cfg, shared):
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups, dilation, norm_cfg, shared)
         inherits = shared and in_channels == out_channels
         delta = None if inherits else nn.Parameter(torch.zeros(in_channels, in_channels // groups, 1, 1))
         self.register_parameter('delta', delta)
@@ -170,7 +171,7 @@ class PointwiseFullBranch(CompositeBranch):
         """The K×K convolution of `inner`."""
         weight = self.crop(kernel)
         bias = self.window_bias(weight, call.border(self.inner_norm))
-        return ops.conv2d(x, weight, self.stride, self.padding(call), self.groups, bias)
+        return ops.conv2d(x, weight, self.stride, self.padding(call), self.groups, bias, self.dilation)
 
     def window_bias(self, kernel: Tensor, border: Tensor) -> Tensor:
         """Response (out,) of the K×K ``kernel`` to the border value, (in,)."""
@@ -206,7 +207,7 @@ class PointwiseAvgBranch(CompositeBranch):
 
     def pool(self, x: Tensor, call: BlockCall) -> Tensor:
         """`inner` and the average pooling, which needs nothing of it in backward."""
-        y = ops.avg_pool2d(self.inner(x, call), self.kernel_size, self.stride, call.padding)
+        y = ops.avg_pool2d(self.inner(x, call), self.kernel_size, self.stride, call.padding, self.dilation)
         return y.add_(call.border(self.inner_norm).to(y.dtype).view(1, -1, 1, 1))
 
     def linear_equivalent(self, kernel):

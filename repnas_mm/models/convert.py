@@ -15,7 +15,8 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
     """Replace every eligible convolution of ``model`` by a freshly initialized `ODBBConv2d`, in place.
 
     Left as they are: convolutions that are not eligible (`ConvolutionArguments.eligible`), other classes of
-    convolution, and convolutions used under several names. To keep what a trained model computes, load its state dict
+    convolution (transposed, 1-D, 3-D, deformable), the layers that compute a deformable one's offsets (by their names),
+    and convolutions used under several names. To keep what a trained model computes, load its state dict
     afterwards.
 
     Args:
@@ -36,7 +37,8 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
     found = False
     for parent in list(model.modules()):
         for name, conv in list(parent._modules.items()):
-            if len(names.get(conv, ())) != 1 or not _is_eligible(conv):
+            # offsets start at 0, and deformable convolutions reset them through the attributes of a convolution
+            if len(names.get(conv, ())) != 1 or not _is_eligible(conv) or 'offset' in name:
                 continue
             found = True
             adaptive = isinstance(conv, Conv2dAdaptivePadding)
@@ -44,7 +46,9 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
             new.requires_grad_(conv.weight.requires_grad).train(conv.training)
             parent._modules[name] = new
     if not found:
-        raise ValueError(f'{type(model).__name__} has no eligible convolution (K x K, K odd, at least 3) for a block.')
+        raise ValueError(
+            f'{type(model).__name__} has no eligible convolution (2-D, K x K, K odd, at least 3) for a block.'
+        )
     return model
 
 

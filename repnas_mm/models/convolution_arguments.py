@@ -30,14 +30,12 @@ class ConvolutionArguments(NamedTuple):
         return cls(*(getattr(conv, name) for name in cls._fields))._replace(bias=conv.bias is not None)
 
     def eligible(self) -> bool:
-        """True if the convolution can be a block: K×K, K odd and at least 3, undilated, one stride, padded by zeros."""
-        (rows, cols), (down, right) = _pair(self.kernel_size), _pair(self.stride)
+        """True if it can be a block: K×K, K odd and at least 3, alike in both directions, padded by zeros."""
+        size = _pair(self.kernel_size)[0]
         return (
-            rows == cols
-            and rows % 2 == 1
-            and rows >= 3
-            and down == right
-            and _pair(self.dilation) == (1, 1)
+            all(len(set(_pair(value))) == 1 for value in (self.kernel_size, self.stride, self.dilation))
+            and size % 2 == 1
+            and size >= 3
             and not isinstance(self.padding, str)
             and self.padding_mode == 'zeros'
         )
@@ -54,6 +52,11 @@ class ConvolutionArguments(NamedTuple):
             if name == 'padding' and isinstance(value, str) and value in ('same', 'valid'):
                 continue
             pair = value if isinstance(value, Sequence) else (value, value)
+            if len(pair) == 3 and all(is_count(length, least) for length in pair):
+                raise ValueError(
+                    f'{name}={quote(value)} is of a 3-D convolution, which an ODBBConv2d does not support; leave '
+                    "conv_cfg of that part of the model at dict(type='Conv3d')."
+                )
             if len(pair) != 2 or not all(is_count(length, least) for length in pair):
                 raise ValueError(
                     f'{name} of an ODBBConv2d must be one or two integers of at least {least}, got {quote(value)}.'

@@ -41,9 +41,11 @@ class ODBBlock(BaseModule):
     Args:
         in_channels (int): Input channels.
         out_channels (int): Output channels.
-        kernel_size (int): K of the K×K window, odd and at least 3. The padding is K // 2. Defaults to 3.
+        kernel_size (int): K of the K×K window, odd and at least 3. The padding is dilation * (K // 2).
+            Defaults to 3.
         stride (int): Defaults to 1.
         groups (int): Groups of every convolution. Defaults to 1.
+        dilation (int): Of every window that is wider than a pixel. Defaults to 1.
         branches (Sequence[str], optional): The branches of a subnet-form block. Defaults to None: search form.
         share_weights (bool): Whether all branches use center crops of one K×K kernel (Eq. 5) or each has its own
             weights. The BNs of shared branches start with γ = 1 / number of branches. Defaults to False.
@@ -75,6 +77,7 @@ class ODBBlock(BaseModule):
         kernel_size: int = 3,
         stride: int = 1,
         groups: int = 1,
+        dilation: int = 1,
         branches: Iterable[str] | None = None,
         share_weights: bool = False,
         norm_cfg: dict = dict(type='BN'),
@@ -88,12 +91,15 @@ class ODBBlock(BaseModule):
             raise ValueError(
                 f'kernel_size of an ODBBlock must be an odd integer of at least 3, got {quote(kernel_size)}.'
             )
-        check_counts('an ODBBlock', in_channels=in_channels, out_channels=out_channels, stride=stride, groups=groups)
+        check_counts('an ODBBlock', in_channels=in_channels, out_channels=out_channels)
+        check_counts('an ODBBlock', stride=stride, groups=groups, dilation=dilation)
         check_flags('an ODBBlock', share_weights=share_weights, with_cp=with_cp, deploy=deploy)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.')
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.groups = kernel_size, stride, groups
+        self.dilation: int | tuple[int, int] = dilation
+        self.padding = (kernel_size // 2 * dilation,) * 2
         self.share_weights = share_weights
         self.with_cp = with_cp
         self.deploy = deploy
@@ -114,7 +120,7 @@ class ODBBlock(BaseModule):
         if deploy:
             self.reparam = self._new_reparam()
             return
-        shape = (in_channels, out_channels, kernel_size, stride, groups)
+        shape = (in_channels, out_channels, kernel_size, stride, groups, dilation)
         self.branches = nn.ModuleDict({name: BRANCHES[name](*shape, norm_cfg, share_weights) for name in kept})
         if share_weights and any(branch.uses_kernel for branch in self.branches.values()):
             self.weight = new_kernel(out_channels, in_channels // groups, kernel_size, kernel_size)
@@ -193,7 +199,8 @@ class ODBBlock(BaseModule):
 
     def padding_of(self, x: Tensor) -> tuple[int, int, int, int]:
         """Zero pixels left of, right of, above and below ``x`` for the K×K window."""
-        return (self.kernel_size // 2,) * 4
+        rows, cols = self.padding
+        return cols, cols, rows, rows
 
     def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
         z = None
@@ -271,8 +278,9 @@ class ODBBlock(BaseModule):
             self.out_channels,
             self.kernel_size,
             self.stride,
-            self.kernel_size // 2,
-            groups=self.groups,
+            self.padding,
+            self.dilation,
+            self.groups,
         )
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -288,5 +296,6 @@ class ODBBlock(BaseModule):
         form = 'deploy' if self.deploy else 'subnet' if self.alpha is None else 'search'
         return (
             f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
-            f'groups={self.groups}, share_weights={self.share_weights}, with_cp={self.with_cp}, form={form}'
+            f'groups={self.groups}, dilation={self.dilation}, share_weights={self.share_weights}, '
+            f'with_cp={self.with_cp}, form={form}'
         )

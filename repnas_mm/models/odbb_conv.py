@@ -21,7 +21,7 @@ from .warm_start import MAIN_BRANCH
 class ODBBConv2d(ODBBlock):
     """An `ODBBlock` without activation that takes the arguments of ``nn.Conv2d`` and, fused, becomes one.
 
-    Where a convolution is not eligible (1×1, even or oblong kernels, dilation, other padding than zeros)
+    Where a convolution is not eligible (1×1, even or oblong kernels, two dilations, other padding than zeros)
     an ordinary ``nn.Conv2d`` is made instead. `switch_to_deploy` turns the object itself into an ordinary convolution,
     whose keys in a checkpoint are the stock model's; `repnas_mm.engine.fusing.fuse_model` then folds its bias into the
     norm behind it.
@@ -93,6 +93,7 @@ class ODBBConv2d(ODBBlock):
             size,
             step,
             groups,
+            _pair(dilation)[0],
             branches=_preset_branches(genotype, candidates(in_channels, out_channels, step)),
             share_weights=share_weights,
             norm_cfg=norm_cfg,
@@ -104,17 +105,20 @@ class ODBBConv2d(ODBBlock):
         self.with_bias = bool(bias)
         # what code that handles ordinary convolutions, such as ConvModule, reads
         self.bias = None
-        self.dilation, self.padding_mode = (1, 1), padding_mode
+        self.dilation, self.padding_mode = _pair(dilation), padding_mode
         self.transposed, self.output_padding = False, (0, 0)
 
     def padding_of(self, x: Tensor) -> tuple[int, int, int, int]:
         if not self.adaptive_padding:
-            rows, cols = self.padding
-            return cols, cols, rows, rows
+            return super().padding_of(x)
+        extent = (self.kernel_size - 1) * _pair(self.dilation)[0] + 1
         height, width = (
-            max((-(-length // self.stride) - 1) * self.stride + self.kernel_size - length, 0) for length in x.shape[2:]
+            max((-(-length // self.stride) - 1) * self.stride + extent - length, 0) for length in x.shape[2:]
         )
         return width // 2, width - width // 2, height // 2, height - height // 2
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, padding={"adaptive" if self.adaptive_padding else self.padding}'
 
     def switch_to_deploy(self) -> None:
         """Become the ordinary convolution that computes what the active branches do, bias included. In place."""
@@ -129,9 +133,11 @@ class ODBBConv2d(ODBBlock):
         self._become_plain(weight, bias)
 
     def _become_plain(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        shape = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, 1, self.groups)
+        names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
         with torch.device('meta'):
-            conv = (Conv2dAdaptivePadding if self.adaptive_padding else nn.Conv2d)(*shape, bias=False)
+            conv = (Conv2dAdaptivePadding if self.adaptive_padding else nn.Conv2d)(
+                **{name: getattr(self, name) for name in names}, bias=False
+            )
         conv.weight, conv.bias = weight, bias
         conv.train(self.training)
         # the object itself, so that whatever else refers to this convolution sees the plain one too

@@ -18,21 +18,29 @@ def pad_zeros(x: Tensor, padding: Padding) -> Tensor:
     return F.pad(x, padding) if any(padding) else x
 
 
-def conv2d(x: Tensor, kernel: Tensor, stride: int, padding: Padding, groups: int, bias: Tensor | None = None) -> Tensor:
+def conv2d(
+    x: Tensor,
+    kernel: Tensor,
+    stride: int,
+    padding: Padding,
+    groups: int,
+    bias: Tensor | None = None,
+    dilation: int | tuple[int, int] = 1,
+) -> Tensor:
     """Convolution of (N, in, H, W) with (out, in // groups, h, w) and zeros around the image."""
     left, right, top, bottom = padding
     if left != right or top != bottom or min(padding) < 0:
         x, left, top = pad_zeros(x, padding), 0, 0
-    return F.conv2d(x, kernel, bias, stride, (top, left), 1, groups)
+    return F.conv2d(x, kernel, bias, stride, (top, left), dilation, groups)
 
 
-def avg_pool2d(x: Tensor, size: int, stride: int, padding: Padding) -> Tensor:
-    """Average pooling of (N, C, H, W) over ``size`` × ``size`` pixels, where the zeros around the image count."""
+def avg_pool2d(x: Tensor, size: int, stride: int, padding: Padding, dilation: int = 1) -> Tensor:
+    """Average of ``size`` × ``size`` pixels of (N, C, H, W), each ``dilation`` apart; zeros around the image count."""
     x = pad_zeros(x, padding)
-    # F.avg_pool2d takes about ten times as long as a convolution on the CPU
-    if x.device.type == 'cuda' or not fast.is_on('depthwise_pool'):
+    # F.avg_pool2d takes about ten times as long as a convolution on the CPU, and knows no dilation
+    if dilation == 1 and (x.device.type == 'cuda' or not fast.is_on('depthwise_pool')):
         return F.avg_pool2d(x, size, stride)
-    return _DepthwisePool.apply(x, size, stride)
+    return _DepthwisePool.apply(x, size, stride, dilation)
 
 
 class _DepthwisePool(torch.autograd.Function):
@@ -42,18 +50,18 @@ class _DepthwisePool(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, size: int, stride: int) -> Tensor:
+    def forward(ctx, x: Tensor, size: int, stride: int, dilation: int) -> Tensor:
         channels = x.shape[1]
         kernel = x.new_full((channels, 1, size, size), 1 / size**2)
-        ctx.shape, ctx.dtype, ctx.stride = x.shape, x.dtype, stride
+        ctx.shape, ctx.dtype, ctx.window = x.shape, x.dtype, dict(stride=stride, dilation=dilation, groups=channels)
         ctx.save_for_backward(kernel)
-        return F.conv2d(x, kernel, None, stride, groups=channels)
+        return F.conv2d(x, kernel, **ctx.window)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (kernel,) = ctx.saved_tensors
-        x_grad = conv2d_input(ctx.shape, kernel.to(grad.dtype), grad, ctx.stride, groups=ctx.shape[1])
-        return x_grad.to(ctx.dtype), None, None
+        x_grad = conv2d_input(ctx.shape, kernel.to(grad.dtype), grad, **ctx.window)
+        return x_grad.to(ctx.dtype), None, None, None
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:

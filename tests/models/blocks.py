@@ -23,10 +23,12 @@ def randomize(module, seed=0):
     return module
 
 
-def make_block(in_channels=4, out_channels=4, kernel_size=3, stride=1, groups=1, dtype=torch.float64, **kwargs):
+def make_block(
+    in_channels=4, out_channels=4, kernel_size=3, stride=1, groups=1, dtype=torch.float64, dilation=1, **kwargs
+):
     """A random block; without an activation, which would hide negative values."""
     kwargs.setdefault('act_cfg', None)
-    block = ODBBlock(in_channels, out_channels, kernel_size, stride, groups, **kwargs)
+    block = ODBBlock(in_channels, out_channels, kernel_size, stride, groups, dilation, **kwargs)
     return randomize(block).to(dtype)
 
 

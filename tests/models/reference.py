@@ -5,6 +5,7 @@ It reads names, shapes and values out of an `ODBBlock`, and computes every branc
 
 import torch
 import torch.nn.functional as F
+from torch.nn.modules.utils import _pair
 
 EPS, MOMENTUM = 1e-5, 0.1
 
@@ -21,7 +22,8 @@ class Reference:
     """Copies of a block's parameters (leaves, with gradients of their own) and BN statistics, under the block's names.
 
     Args:
-        padding: Zero pixels (left, right, top, bottom) for the K×K window. Defaults to K // 2 everywhere.
+        padding: Zero pixels (left, right, top, bottom) for the K×K window. Defaults to dilation * (K // 2)
+            everywhere.
 
     Attributes:
         parameters: Name -> parameter; ``.grad`` is filled by backward.
@@ -36,7 +38,8 @@ class Reference:
             block.groups,
             block.share_weights,
         )
-        self.padding = (self.k // 2,) * 4 if padding is None else padding
+        (self.dilation,) = {*_pair(block.dilation)}
+        self.padding = (self.k // 2 * self.dilation,) * 4 if padding is None else padding
         self.parameters = {n: p.detach().double().clone().requires_grad_() for n, p in block.named_parameters()}
         self.statistics = {n: b.double().clone() for n, b in block.named_buffers() if 'running' in n}
 
@@ -45,26 +48,27 @@ class Reference:
         return {name: self.norm(f'{name}.norm', self.linear(name, x, training), training) for name in names}
 
     def linear(self, name, x, training):
-        k, s, groups = self.k, self.stride, self.groups
+        k, shape = self.k, dict(stride=self.stride, dilation=self.dilation, groups=self.groups)
+        groups = self.groups
         zeros = torch.zeros(self.in_channels, dtype=torch.float64)
         if name == 'skip':
             return self.under_centers(self.pad(x, zeros), 1, 1)
         if name in ('1x1', 'kxk', '1xk', 'kx1'):
             height, width = (k if side == 'k' else 1 for side in name.split('x'))
             seen = self.under_centers(self.pad(x, zeros), height, width)
-            return F.conv2d(seen, self.kernel(name, height, width), stride=s, groups=groups)
+            return F.conv2d(seen, self.kernel(name, height, width), **shape)
         if name == '1x1_avg':
             y = F.conv2d(x, self.kernel(name, 1, 1), groups=groups)
             return self.average_pool(self.pad(self.inner_norm(name, y, training), self.border(name)))
         if name == '1x1_kxk':
             y = F.conv2d(x, self.first_kernel(), groups=groups)
             y = self.pad(self.inner_norm(name, y, training), self.border(name))
-            return F.conv2d(y, self.kernel(name, k, k), stride=s, groups=groups)
+            return F.conv2d(y, self.kernel(name, k, k), **shape)
         raise KeyError(name)
 
     def under_centers(self, padded, height, width):
         """What a ``height`` × ``width`` window sees of the padded image when its center moves as the K×K one's does."""
-        rows, cols = (self.k - height) // 2, (self.k - width) // 2
+        rows, cols = (self.dilation * (self.k - n) // 2 for n in (height, width))
         return padded[:, :, rows : padded.shape[2] - rows, cols : padded.shape[3] - cols]
 
     def kernel(self, name, height, width):
@@ -122,6 +126,6 @@ class Reference:
 
     def average_pool(self, y):
         """The mean over all K² shifts of the window."""
-        k, s = self.k, self.stride
-        h, w = y.shape[2] - k + 1, y.shape[3] - k + 1
-        return sum(y[:, :, i : i + h : s, j : j + w : s] for i in range(k) for j in range(k)) / k**2
+        k, s, shifts = self.k, self.stride, range(0, self.k * self.dilation, self.dilation)
+        h, w = (n - shifts[-1] for n in y.shape[2:])
+        return sum(y[:, :, i : i + h : s, j : j + w : s] for i in shifts for j in shifts) / k**2

@@ -1,6 +1,7 @@
 """Branches that leave are absorbed by `kxk`: what a block computes stays the same."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -64,6 +65,17 @@ def test_in_training_mode_the_output_for_that_input_stays_the_same(kernel_size, 
     if set(leaving) & set(COMPOSITE):  # whose border is padded by running statistics
         got, expected = inside(got, kernel_size, stride), inside(expected, kernel_size, stride)
     assert relative_error(got, expected) < 1e-10
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+def test_a_dilated_block_absorbs_as_exactly(training, stride):
+    block = make_block(kernel_size=3, stride=stride, dilation=2, share_weights=False).train(training)
+    x, leaving = make_image(3, 4, 15, 14), names_in(block, (*SIMPLE, *COMPOSITE))
+    expected = sum(Reference(block).branches(x, block.candidates, training).values())
+    block.absorb(leaving, x)
+    got, cut = block(x), partial(inside, kernel_size=5, stride=stride) if training else torch.clone
+    assert relative_error(cut(got), cut(expected)) < 1e-10
 
 
 def test_where_the_running_statistics_are_those_of_the_batch_the_border_stays_the_same_too():

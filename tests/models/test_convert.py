@@ -83,19 +83,30 @@ class OwnConv(nn.Conv2d):
         conv(1),
         conv(2),
         conv((3, 1)),
-        conv(3, dilation=2),
+        conv(3, dilation=(1, 2)),
         conv(3, stride=(1, 2)),
         conv(3, padding='same'),
         conv(3, padding=1, padding_mode='circular'),
         OwnConv(3, 3, 3),
         nn.ConvTranspose2d(3, 3, 3),
         nn.Conv1d(3, 3, 3),
+        nn.Conv3d(3, 3, 3),
     ],
     ids=str,
 )
 def test_everything_else_is_left_as_it_is(left):
     model = to_odbb(nn.ModuleList([left, conv(3)]))
     assert model[0] is left and list(find_blocks(model)) == ['1']
+
+
+def test_the_offsets_of_deformable_convolutions_are_left_as_they_are():
+    ops = pytest.importorskip('mmcv.ops')
+    deformable = ops.ModulatedDeformConv2dPack(3, 3, 3, padding=1)
+    model = nn.Sequential(deformable, conv(3))
+    model.spatial_conv_offset = conv(3)  # as in mmdet's DyHead
+    assert list(find_blocks(to_odbb(model))) == ['1']
+    deformable.init_weights()
+    assert not deformable.conv_offset.weight.any()
 
 
 def test_a_model_without_an_eligible_convolution_is_one_sentence():
@@ -135,6 +146,16 @@ BACKBONES = dict(
     ),
     MobileNetV2=dict(type='mmpretrain.MobileNetV2', widen_factor=0.25, out_indices=(1, 3, 7)),
     EfficientNet=dict(type='mmpretrain.EfficientNet', arch='b0', out_indices=(2, 4, 6)),
+    # as in FCN-R50-D8
+    ResNetD8=dict(
+        type='mmpretrain.ResNetV1c',
+        depth=50,
+        stem_channels=8,
+        base_channels=8,
+        strides=(1, 2, 1, 1),
+        dilations=(1, 1, 2, 4),
+        out_indices=(0, 1, 2, 3),
+    ),
     VGG=dict(type='mmpretrain.VGG', depth=11, num_stages=3, dilations=(1, 1, 1), out_indices=(0, 1, 2)),
 )
 BACKBONES['VGG_BN'] = dict(BACKBONES['VGG'], norm_cfg=dict(type='BN'))
@@ -147,6 +168,9 @@ BLOCKS = dict(
     + [f'layer{i}.{j}.conv.1.conv' for i, n in enumerate((2, 3, 4, 3, 3, 1), 2) for j in range(n)],
     EfficientNet=['layers.0.conv']
     + [f'layers.{i}.{j}.depthwise_conv.conv' for i, n in enumerate((1, 2, 2, 6, 5), 1) for j in range(n)],
+    # every 3x3
+    ResNetD8=[f'stem.{i}.conv' for i in range(3)]
+    + [f'layer{i}.{j}.conv2' for i, n in enumerate((3, 4, 6, 3), 1) for j in range(n)],
     VGG_BN=[f'features.{i}.conv' for i in (0, 2, 4, 5)],
     VGG=[f'features.{i}.conv' for i in (0, 2, 4, 5)],
 )
@@ -204,6 +228,14 @@ def test_fused_it_has_the_stock_keys_but_for_biases_that_no_norm_can_take(name, 
         untouched = copy.deepcopy(stock(name))
         untouched.load_state_dict(own)
         assert_same_outputs(untouched, expected)
+
+
+def test_a_conv_cfg_makes_blocks_of_the_dilated_convolutions_too():
+    convs = {n: m for n, m in MODELS.build(BACKBONES['ResNetD8']).named_modules() if isinstance(m, nn.Conv2d)}
+    blocks = find_blocks(MODELS.build(BACKBONES['ResNetD8'] | dict(conv_cfg=dict(type='ODBBConv2d'))))
+    assert list(blocks) == [name for name, conv in convs.items() if conv.kernel_size != (1, 1)]
+    assert [blocks[name].dilation for name in blocks] == [convs[name].dilation for name in blocks]
+    assert sum(block.dilation != (1, 1) for block in blocks.values()) == 9
 
 
 # ---------------------------------------------------------------- ODBBBackbone(base=...)

@@ -18,13 +18,13 @@ def step(block, image):
 
 
 @pytest.mark.parametrize('path', fast.PATHS)
-@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('stride, dilation', [(1, 1), (2, 1), (1, 3), (2, 2)])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
 @pytest.mark.parametrize('out_channels', [4, 60], ids=['block', 'stem'])
-def test_without_it_a_block_computes_the_same(path, stride, share_weights, out_channels):
-    block = make_block(out_channels=out_channels, stride=stride, share_weights=share_weights)
-    image = make_image(2, 4, 8, 7)
-    for mask in masks(block)[::11]:
+def test_without_it_a_block_computes_the_same(path, stride, dilation, share_weights, out_channels):
+    shape = dict(out_channels=out_channels, stride=stride, dilation=dilation)
+    block, image = make_block(**shape, share_weights=share_weights), make_image(2, 4, 8, 7)
+    for mask in masks(block)[:: 11 if dilation == 1 else 40]:
         block.set_active(mask, torch.linspace(-2, 2, len(mask), dtype=torch.float64))
         expected = step(block, image)
         with fast.without(path):

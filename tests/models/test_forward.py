@@ -32,6 +32,19 @@ def test_each_branch_and_all_together_equal_the_reference(
         assert_equals_reference(copy.deepcopy(original), names, image, training)
 
 
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('kernel_size, stride, dilation', [(3, 1, 2), (5, 2, 3)])
+@pytest.mark.parametrize('groups', [1, 2, 4], ids=['dense', 'groups', 'depthwise'])
+@sharing
+def test_each_dilated_branch_and_all_together_equal_the_reference(
+    training, kernel_size, stride, dilation, groups, share_weights
+):
+    original = make_block(4, 4, kernel_size, stride, groups, dilation=dilation, share_weights=share_weights)
+    image = torch.randn(3, 4, 9, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for names in [*((name,) for name in original.candidates), original.candidates]:
+        assert_equals_reference(copy.deepcopy(original).train(training), names, image, training)
+
+
 def assert_equals_reference(block, names, image, training):
     """Output, gradients of the input and of every parameter, and BN statistics."""
     reference = Reference(block)
@@ -55,15 +68,15 @@ def assert_equals_reference(block, names, image, training):
 
 
 @pytest.mark.parametrize('with_cp', [True, False], ids=['checkpointed', 'kept'])
-@pytest.mark.parametrize('kernel_size,stride', [(3, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize('kernel_size, stride, dilation', [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 1, 3), (3, 2, 2)])
 @sharing
 def test_every_subset_of_a_stems_branches_equals_the_reference_as_one_convolution(
-    kernel_size, stride, share_weights, with_cp
+    kernel_size, stride, dilation, share_weights, with_cp
 ):
-    out_channels = 3 * kernel_size**2
-    stem = make_block(2, out_channels, kernel_size, stride, share_weights=share_weights, with_cp=with_cp)
+    kwargs = dict(dilation=dilation, share_weights=share_weights, with_cp=with_cp)
+    stem = make_block(2, 3 * kernel_size**2, kernel_size, stride, **kwargs)
     image = torch.randn(IMAGES, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for mask in masks(stem)[:: 5 if with_cp else 1]:  # every subset once a shape; checkpointing is tested for itself
+    for mask in masks(stem)[:: 5 if with_cp or dilation > 1 else 1]:  # every subset once a shape
         block, names = copy.deepcopy(stem), [name for name, kept in zip(stem.candidates, mask) if kept]
         assert_equals_reference(copy.deepcopy(stem), names, image, training=True)
         block.set_active(mask)

@@ -34,6 +34,25 @@ def test_every_subset_fuses_exactly(kernel_size, stride, groups, share_weights, 
             assert relative_error(fused, block(x)) <= tolerance, block.active_branches
 
 
+@pytest.mark.parametrize('kernel_size, dilation', [(3, 2), (5, 3)])
+@strides
+@groupings
+@sharing
+def test_every_subset_of_a_dilated_block_fuses_into_one_dilated_convolution(
+    kernel_size, dilation, stride, groups, share_weights
+):
+    block = make_block(4, 4, kernel_size, stride, groups, dilation=dilation, share_weights=share_weights).eval()
+    x, padding = make_image(2, 4, 9, 11), dilation * (kernel_size // 2)
+    with torch.no_grad():
+        for mask in masks(block):
+            block.set_active(mask)
+            fused = F.conv2d(x, *block.get_equivalent_kernel_bias(), stride, padding, dilation, groups)
+            assert relative_error(fused, block(x)) <= 1e-12, block.active_branches
+        expected = block(x)
+        block.switch_to_deploy()
+        assert block.reparam.dilation == (dilation, dilation) and relative_error(block(x), expected) <= 1e-12
+
+
 @kernel_sizes
 @strides
 @groupings

@@ -1,6 +1,7 @@
 """The backbone: RepVGG's layers exactly, VGG-16's for CIFAR, upstream's arguments, and stock tools that fuse it."""
 
 import copy
+import re
 from pathlib import Path
 
 import mmpretrain
@@ -10,6 +11,7 @@ import torchvision
 from blocks import randomize, relative_error
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models.backbones import RepVGG
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.models.classifiers import ImageClassifier
 from scripts import load_script
 from timm.utils import reparameterize_model
@@ -81,17 +83,29 @@ def convolutions(module):
     return [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Conv2d)]
 
 
-def test_every_repvgg_of_mmpretrain_but_those_with_other_blocks_has_its_odbb():
-    assert set(REPVGG) == set(RepVGG.arch_settings) - {'D2se', 'yolox-pai-small'}
+def test_every_repvgg_of_mmpretrain_but_the_one_with_other_blocks_has_its_odbb():
+    assert set(REPVGG) == set(RepVGG.arch_settings) - {'D2se'}
 
 
-@pytest.mark.parametrize('arch, base_channels', [('A0', 64), ('B1g4', 16)])
-def test_stock_repvgg_computes_the_same_from_the_renamed_fused_state(arch, base_channels):
-    ours = search_a_little(ODBBBackbone(arch, base_channels=base_channels, out_indices=(0, 1, 2, 3))).double().eval()
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(arch='A0'),
+        dict(arch='B1g4', base_channels=16),
+        dict(arch='A0', base_channels=8, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), add_ppf=True),
+        dict(arch='yolox-pai-small', base_channels=8, dilations=[1, 1, 1, 2], in_channels=3, conv_cfg=None),
+        dict(arch=dict(TINY, se_cfg=None, stem_channels=4), base_channels=8, act_cfg=dict(type='SiLU')),
+    ],
+    ids=str,
+)
+def test_stock_repvgg_computes_the_same_from_the_renamed_fused_state(arguments):
+    arguments = arguments | dict(out_indices=(0, 1, 2, 3))
+    ours = search_a_little(ODBBBackbone(**arguments)).double().eval()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     expected = ours(x)
+    assert [y.shape[1] for y in expected] == ours.out_channels
     ours.switch_to_deploy()
-    stock = RepVGG(arch, base_channels=base_channels, out_indices=(0, 1, 2, 3), deploy=True).double()
+    stock = RepVGG(**arguments, deploy=True).double()
     stock.eval()  # returns None there
     stock.load_state_dict({k.replace('.reparam.', '.branch_reparam.'): v for k, v in ours.state_dict().items()})
     for got, level in zip(stock(x), expected):
@@ -114,6 +128,16 @@ def test_number_of_candidates(arch, blocks, branches):
     found = find_candidates(on_meta(ODBBBackbone, arch))
     assert len(found) == blocks
     assert sum(map(len, found.values())) == branches
+
+
+def test_the_widths_in_the_docs_are_those_of_the_stages():
+    page = (Path(__file__).resolve().parents[2] / 'docs/use_in_your_project.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| ([\w, -]+) \| (\d+ \| .*)\|$', page, re.MULTILINE)
+    documented = {arch: [*map(int, re.findall(r'\d+', row))] for archs, row in rows for arch in archs.split(', ')}
+    assert documented.keys() == ODBBBackbone.arch_settings.keys()
+    for arch, widths in documented.items():
+        backbone = on_meta(ODBBBackbone, arch, out_indices=range(len(widths)), deploy=True)
+        assert backbone.out_channels == widths, arch
 
 
 def test_stem_of_a0_has_48_channels():
@@ -199,6 +223,30 @@ def test_out_indices_choose_the_stages():
     ]
     assert [tuple(y.shape[1:]) for y in tiny(out_indices=[1, 3])(x)] == [(8, 8, 8), (16, 2, 2)]
     assert [tuple(y.shape[1:]) for y in tiny()(x)] == [(16, 2, 2)]
+
+
+@pytest.mark.parametrize('named, stages', [((-1,), [3]), ((-4, 2), [0, 2]), ([-2, -1, 3], [2, 3])])
+def test_stages_count_from_the_end_too(named, stages):
+    backbone, every = tiny(out_indices=named).eval(), tiny(out_indices=range(4)).eval()
+    every.load_state_dict(backbone.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    expected = every(x)
+    assert list(map(torch.equal, backbone(x), [expected[i] for i in stages])) == [True] * len(stages)
+    assert backbone.out_channels == [expected[i].shape[1] for i in stages]
+
+
+def test_it_is_a_backbone_of_mmpretrain():
+    assert isinstance(tiny(), BaseBackbone)
+
+
+@pytest.mark.parametrize('arch, strides', [(TINY, (2, 2, 2, 2)), (dict(TINY, strides=[1, 2, 1, 2]), (1, 2, 1, 2))])
+def test_strides_and_dilations_are_those_of_the_arch_unless_given(arch, strides):
+    def read(name, **given):
+        found = [getattr(tiny(arch=arch, **given), f'stage_{i}')[0] for i in range(1, 5)]
+        return tuple(getattr(block, name) for block in found)
+
+    assert read('stride') == strides and read('stride', strides=(1, 1, 2, 1)) == (1, 1, 2, 1)
+    assert read('dilation') == (1, 1, 1, 1) and read('dilation', dilations=[1, 2, 4, 1]) == (1, 2, 4, 1)
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
@@ -291,9 +339,20 @@ def test_an_arch_dict_says_everything_about_the_layers():
         (dict(arch=dict(width_factor=[1])), ValueError, "has no 'num_blocks'"),
         (dict(arch=dict(num_blocks=[1, 1], width_factor=[1])), ValueError, 'must have one length'),
         (dict(arch=dict(num_blocks=[1], width_factor=[1], strides=[1, 2])), ValueError, 'must have one length'),
-        (dict(out_indices=(0, 4)), ValueError, 'must name stages from 0 to 3'),
-        (dict(out_indices=(-1,)), ValueError, 'must name stages from 0 to 3'),
-        (dict(out_indices=()), ValueError, 'must name stages from 0 to 3'),
+        (dict(out_indices=(0, 4)), ValueError, 'must name stages of this arch'),
+        (dict(out_indices=(-5,)), ValueError, 'must name stages of this arch, from 0 to 3 or from -4 to -1'),
+        (dict(out_indices=()), ValueError, 'must name stages of this arch'),
+        (dict(strides=(1, 1, 1)), ValueError, 'must have one length'),
+        (dict(arch='A0', dilations=(1, 1, 2)), ValueError, 'must have one length'),
+        (
+            dict(dilations=(1, 1, 2, 0)),
+            ValueError,
+            r'dilations must be a list of positive integers, got \(1, 1, 2, 0\)',
+        ),
+        (dict(strides=2), ValueError, 'strides must be a list of positive integers, got 2'),
+        (dict(arch=dict(TINY, se_cfg=dict(ratio=16))), ValueError, 'se_cfg of arch must be None, got .*ratio'),
+        (dict(conv_cfg=dict(type='Conv2d')), ValueError, "conv_cfg of ODBBBackbone must be None, got .*'Conv2d'"),
+        (dict(add_ppf='yes'), TypeError, 'add_ppf of ODBBBackbone must be True or False'),
         (dict(frozen_stages=5), ValueError, 'frozen_stages=5 must be from -1 to 4'),
         (dict(kernel_size=4), ValueError, 'must be an odd integer'),
         (dict(norm_cfg=dict(type='GN', num_groups=2)), ValueError, 'cannot be fused'),

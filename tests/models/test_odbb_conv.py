@@ -8,6 +8,7 @@ import torch
 from blocks import make_image, mask_of, randomize, relative_error
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
+from mmengine.config import Config
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
@@ -37,12 +38,25 @@ x = make_image(2, 4, 6, 7)
 
 
 def test_mmcv_builds_it_from_a_conv_cfg_with_the_layers_own_arguments():
-    layer = build_conv_layer(CFG, 4, 8, 5, stride=2, padding=(2, 1), groups=2, bias=False)
+    layer = build_conv_layer(CFG, 4, 8, 5, stride=2, padding=(4, 3), dilation=2, groups=2, bias=False)
     assert type(layer) is ODBBConv2d and layer.alpha is not None
-    stock = nn.Conv2d(4, 8, 5, 2, (2, 1), groups=2)
+    stock = nn.Conv2d(4, 8, 5, 2, (4, 3), 2, groups=2)
     assert layer(x.float()).shape == stock(x.float()).shape
     for name in ('in_channels', 'out_channels', 'groups', 'padding', 'dilation', 'padding_mode', 'transposed'):
         assert getattr(layer, name) == getattr(stock, name), name
+
+
+def test_a_conv_cfg_takes_the_place_of_none_in_a_base_config_by_delete(tmp_path):
+    (tmp_path / 'base.py').write_text('model = dict(conv_cfg=None)')  # as mmseg's UNet
+    texts = [
+        f"_base_ = 'base.py'\nmodel = dict(conv_cfg=dict({first}type='ODBBConv2d'))"
+        for first in ('', '_delete_=True, ')
+    ]
+    for name, text in zip(('without.py', 'with.py'), texts):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(TypeError, match="type <class 'NoneType'> in base config"):
+        Config.fromfile(tmp_path / 'without.py')
+    assert build_conv_layer(Config.fromfile(tmp_path / 'with.py').model.conv_cfg, 4, 4, 3).alpha is not None
 
 
 def test_options_in_a_conv_cfg_reach_the_block():
@@ -75,8 +89,8 @@ INELIGIBLE = dict(
     even_pair=dict(kernel_size=(4, 4)),
     oblong=dict(kernel_size=(3, 5)),
     row=dict(kernel_size=(1, 3)),
-    dilated=dict(kernel_size=3, dilation=2),
     dilated_rows=dict(kernel_size=3, dilation=(2, 1)),
+    dilated_pointwise=dict(kernel_size=1, dilation=2),
     same=dict(kernel_size=3, padding='same'),
     valid=dict(kernel_size=3, padding='valid'),
     reflect=dict(kernel_size=3, padding=1, padding_mode='reflect'),
@@ -92,6 +106,17 @@ def test_what_cannot_be_a_block_is_an_ordinary_convolution(arguments, deploy):
     assert type(layer) is nn.Conv2d and str(layer) == str(stock)
     stock.load_state_dict(layer.state_dict())
     assert torch.equal(layer(x.float()), stock(x.float()))
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [dict(kernel_size=(3, 3, 3)), dict(kernel_size=(1, 7, 7)), dict(kernel_size=3, stride=(1, 2, 2))]
+    + [dict(kernel_size=3, padding=(0, 1, 1)), dict(kernel_size=1, dilation=[1, 1, 1])],
+)
+def test_a_3d_convolution_is_one_sentence(arguments):
+    with pytest.raises(ValueError, match='is of a 3-D convolution, which an ODBBConv2d does not support') as error:
+        build_conv_layer(CFG, 4, 4, **arguments)
+    assert is_one_sentence(error)
 
 
 def test_what_cannot_be_a_block_pads_adaptively_when_told_to():

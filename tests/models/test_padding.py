@@ -16,16 +16,18 @@ from repnas_mm.models import ODBBConv2d
 @st.composite
 def shapes(draw, adaptive=False):
     """Arguments of a convolution, and an image at least as large as its window needs."""
-    k = draw(st.sampled_from([3, 5, 7]))
+    size, dilation = draw(st.sampled_from([(3, 1), (5, 1), (7, 1), (3, 2), (3, 3), (5, 2)]))
+    k = dilation * (size - 1) + 1
     pad = st.integers(0, k)
     padding = 0 if adaptive else draw(st.one_of(pad, st.tuples(pad, pad)))
     rows, cols = (k, k) if adaptive else padding if isinstance(padding, tuple) else (padding, padding)
     arguments = dict(
         in_channels=4,
         out_channels=draw(st.sampled_from([4, 8])),
-        kernel_size=k,
+        kernel_size=size,
         stride=draw(st.integers(1, 3)),
         padding=padding,
+        dilation=dilation,
         groups=draw(st.sampled_from([1, 2, 4])),
         share_weights=draw(st.booleans()),
         adaptive_padding=adaptive,
@@ -76,7 +78,8 @@ def test_any_branches_under_any_padding_equal_one_convolution(shape, data):
     block.set_active(branch_subset(data, block))
     kernel, bias = block.get_equivalent_kernel_bias()
     y = block(x)
-    fused = F.conv2d(x, kernel, bias, arguments['stride'], arguments['padding'], groups=arguments['groups'])
+    shape = {name: arguments[name] for name in ('stride', 'padding', 'dilation', 'groups')}
+    fused = F.conv2d(x, kernel, bias, **shape)
     assert y.shape == plain(arguments)(x).shape
     assert relative_error(y, fused) <= 1e-12
 
@@ -87,9 +90,8 @@ def test_any_branches_under_adaptive_padding_equal_one_convolution(shape, data):
     arguments, size = shape
     block, x = make(arguments).eval(), image(*size)
     block.set_active(branch_subset(data, block))
-    fused = Conv2dAdaptivePadding(
-        4, arguments['out_channels'], arguments['kernel_size'], arguments['stride'], groups=arguments['groups']
-    )
+    names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'dilation', 'groups')
+    fused = Conv2dAdaptivePadding(**{name: arguments[name] for name in names})
     fused.weight.data, fused.bias.data = block.get_equivalent_kernel_bias()
     assert block(x).shape == fused(x).shape
     assert relative_error(block(x), fused(x)) <= 1e-12
@@ -163,7 +165,7 @@ def test_each_branch_trains_as_its_window_on_the_padded_image(shape):
 @given(shapes(adaptive=True))
 def test_each_branch_trains_as_its_window_on_the_adaptively_padded_image(shape):
     arguments, size = shape
-    k, stride = arguments['kernel_size'], arguments['stride']
+    k, stride = arguments['dilation'] * (arguments['kernel_size'] - 1) + 1, arguments['stride']
     (top, bottom), (left, right) = (same_padding(length, k, stride) for length in size)
     assume(-(-size[0] // stride) * -(-size[1] // stride) > 1)
     assert_trains_as_the_reference(make(arguments).train(), size, (left, right, top, bottom))

@@ -92,12 +92,14 @@ def test_the_fused_form_loads_it_too(source, shape, groups):
     assert relative_error(block(x), trained(x)) <= 1e-12
 
 
-@pytest.mark.parametrize('kernel_size', [5, 7])
-def test_larger_kernels_load_too(kernel_size):
-    trained = randomize(nn.Conv2d(4, 4, kernel_size, padding=kernel_size // 2)).double()
-    block = randomize(ODBBlock(4, 4, kernel_size, act_cfg=None), seed=4).double().eval()
+@pytest.mark.parametrize('kernel_size, dilation', [(5, 1), (7, 1), (3, 2), (5, 3)])
+def test_larger_and_dilated_kernels_load_too(kernel_size, dilation):
+    padding = kernel_size // 2 * dilation
+    trained = randomize(nn.Conv2d(4, 4, kernel_size, padding=padding, dilation=dilation)).double()
+    block = randomize(ODBBlock(4, 4, kernel_size, dilation=dilation, act_cfg=None), seed=4).double().eval()
     block.load_state_dict(trained.state_dict())
     assert relative_error(block(x), trained(x)) <= 1e-12
+    assert relative_error(block.train()(x), trained(x)) <= 1e-12  # with the statistics of its first batch
 
 
 def test_repvggs_norms_are_read_with_the_blocks_own_eps():

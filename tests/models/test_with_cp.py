@@ -35,11 +35,12 @@ def assert_same(plain, recomputing, images):
 
 
 @pytest.mark.parametrize('gated', [False, True], ids=['ungated', 'gated'])
-@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('stride, dilation', [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
 @pytest.mark.parametrize('out_channels', [4, 128], ids=['block', 'stem'])
-def test_outputs_gradients_and_statistics_are_those_without(out_channels, share_weights, stride, gated):
-    originals = pair(out_channels=out_channels, kernel_size=5, stride=stride, share_weights=share_weights)
+def test_outputs_gradients_and_statistics_are_those_without(out_channels, share_weights, stride, dilation, gated):
+    shape = dict(out_channels=out_channels, kernel_size=5, stride=stride, dilation=dilation)
+    originals = pair(**shape, share_weights=share_weights)
     for mask in masks(originals[0])[::9]:
         plain, recomputing = copy.deepcopy(originals)
         for block in (plain, recomputing):

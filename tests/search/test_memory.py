@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from repnas_mm.models import ODBBlock
+from repnas_mm.models import ODBBConv2d, ODBBlock
 from repnas_mm.search.memory import BlockMemory, block_bytes, parse_bytes
 
 
@@ -62,6 +62,7 @@ SHAPES = {
     'shared': dict(in_channels=8, out_channels=8, share_weights=True),
     'wider, strided': dict(in_channels=8, out_channels=16, stride=2),
     'grouped 5x5': dict(in_channels=8, out_channels=8, kernel_size=5, groups=2),
+    'dilated': dict(in_channels=8, out_channels=8, dilation=2),
     'no activation': dict(in_channels=6, out_channels=6, act_cfg=None),
     'activation not in place': dict(in_channels=8, out_channels=8, act_cfg=dict(type='ReLU')),
     'recomputed': dict(in_channels=8, out_channels=8, with_cp=True),
@@ -150,6 +151,8 @@ def test_each_block_of_a_model_is_counted_as_itself():
         ODBBlock(8, 8, stride=2),
         ODBBlock(8, 8, kernel_size=5),
         ODBBlock(8, 8, act_cfg=None),
+        ODBBConv2d(8, 8, 3),
+        ODBBConv2d(8, 8, 3, adaptive_padding=True),
     ]
     memory = BlockMemory(blocks, [x] * len(blocks))
     for _ in range(2):

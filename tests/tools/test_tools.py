@@ -138,7 +138,8 @@ def test_fuse_writes_for_stock_repvgg(tmp_path):
     config = tmp_path / 'a0.py'
     config.write_text(
         f"_base_ = '{ROOT}/configs/odbb_a0_imagenet.py'\n"
-        "model = dict(backbone=dict(base_channels=8, genotype='dbb'), head=dict(in_channels=160))\n"
+        'options = dict(out_indices=(-1,), strides=(2, 1, 2, 1), dilations=(1, 2, 1, 1), add_ppf=True)\n'
+        'model = dict(head=dict(in_channels=160), backbone=dict(options, base_channels=8, genotype="dbb"))\n'
     )
     cfg = Config.fromfile(config)
     model = build_model(cfg, dict(state_dict=_fresh(cfg)))

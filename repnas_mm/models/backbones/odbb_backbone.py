@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
-from mmengine.model import BaseModule, Sequential
+from mmengine.model import Sequential
 from mmengine.registry import MODELS
 from mmengine.utils import is_seq_of
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmpretrain.models.backbones.repvgg import MTSPPF
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -29,27 +31,32 @@ _A, _B = [2, 4, 14, 1], [4, 6, 16, 1]
 
 
 @register('MODELS')
-class ODBBBackbone(BaseModule):
+class ODBBBackbone(BaseBackbone):
     """A plain stack of ODBB blocks, whose modules are named as in mmpretrain's RepVGG; or any backbone made of them.
 
     With ``base``, the result is that backbone itself, of its own class, with every eligible convolution an
     `ODBBConv2d`. That reaches convolutions that no ``conv_cfg`` does: DenseNet's, MobileNet's, SSD's VGG.
 
     Args:
-        arch (str | dict, optional): A0, A1, A2, B0, B1, B2, B3, with g2 or g4 after B1, B2, B3, or VGG16; or a dict
-            with
+        arch (str | dict, optional): A0, A1, A2, B0, B1, B2, B3, with g2 or g4 after B1, B2, B3, yolox-pai-small, or
+            VGG16; or a dict with
 
             - **num_blocks** (Sequence[int]): Blocks in each stage.
             - **width_factor** (Sequence[float]): Stage i has ``int(base_channels * 2**i * width_factor[i])`` channels.
             - **group_layer_map** (dict, optional): Layer number (the first after the stem is 1) -> groups.
             - **stem_channels** (int, optional): Upper bound of the stem's channels. Defaults to 64.
-            - **strides** (Sequence[int], optional): Stride of each stage's first block. Defaults to 2 everywhere.
-            - **pool** (bool, optional): No stem, and a 2×2 max pooling behind every stage, as in VGG. Strides
-              then default to 1. Defaults to False.
+            - **strides** (Sequence[int], optional): Default of the argument ``strides``.
+            - **pool** (bool, optional): No stem, and a 2×2 max pooling behind every stage, as in VGG. Defaults to
+              False.
+            - **se_cfg** (None, optional): As in RepVGG's archs; blocks have no squeeze-and-excitation.
         in_channels (int): Channels of the image. Defaults to 3.
         base_channels (int): Defaults to 64.
         kernel_size (int): K of every block. Defaults to 3.
-        out_indices (Sequence[int], optional): Stages to return, counted from 0. Defaults to None: the last one.
+        out_indices (Sequence[int], optional): Stages to return, counted from 0, or from the last one, -1. Defaults to
+            None: the last one.
+        strides (Sequence[int], optional): Stride of each stage's first block. Defaults to None: as ``arch`` says, else
+            2, or 1 with ``pool``.
+        dilations (Sequence[int], optional): Dilation of each stage's blocks. Defaults to None: 1.
         frozen_stages (int): Freeze the stem and this many stages; -1 freezes nothing. Frozen blocks leave the search.
             Defaults to -1.
         norm_eval (bool): Keep BNs in eval mode while training. Defaults to False.
@@ -62,12 +69,17 @@ class ODBBBackbone(BaseModule):
             to its JSON, a preset's name, the name of a genotype shipped in ``repnas_mm/genotypes``, a dict or a
             Genotype. Defaults to None.
         deploy (bool): Build the fused network; genotype and share_weights then do not matter. Defaults to False.
+        add_ppf (bool): Pool pyramids behind the last stage, as RepVGG does for YOLOX-PAI. Defaults to False.
+        conv_cfg (None): As RepVGG's; a block has convolutions of its own.
         base (dict, optional): Config of another backbone, instead of ``arch``. Of the other arguments only genotype,
             share_weights, norm_cfg, with_cp and deploy go with it; the rest, init_cfg too, belongs into ``base``.
         init_cfg (dict | list[dict], optional): Defaults to None: blocks initialize themselves as RepVGG's do.
 
     Shapes:
-        (N, in_channels, H, W) -> tuple of (N, C_i, H_i, W_i), one for each of ``out_indices``.
+        (N, in_channels, H, W) -> tuple of (N, C_i, H_i, W_i), one for each of ``out_indices``, in the order of stages.
+
+    Attributes:
+        out_channels (list[int]): C_i of each output, which is a neck's ``in_channels``.
 
     A checkpoint has to fit in every block, also for loaders that are not strict, such as
     ``init_cfg=dict(type='Pretrained', checkpoint='subnet.pth', prefix='backbone.')``.
@@ -92,9 +104,10 @@ class ODBBBackbone(BaseModule):
         'B3': _repvgg(_B, [3, 3, 3, 5]),
         'B3g2': _repvgg(_B, [3, 3, 3, 5], 2),
         'B3g4': _repvgg(_B, [3, 3, 3, 5], 4),
+        'yolox-pai-small': dict(num_blocks=[3, 5, 7, 3], width_factor=[1, 1, 1, 1], stem_channels=32),
         'VGG16': dict(num_blocks=[2, 2, 3, 3, 3], width_factor=[1, 1, 1, 1, 0.5], pool=True),
     }
-    arch_keys = {'num_blocks', 'width_factor', 'group_layer_map', 'stem_channels', 'strides', 'pool'}
+    arch_keys = {'num_blocks', 'width_factor', 'group_layer_map', 'stem_channels', 'strides', 'pool', 'se_cfg'}
 
     def __new__(cls, *args, base: dict | None = None, **kwargs):
         if base is None:
@@ -115,6 +128,8 @@ class ODBBBackbone(BaseModule):
         base_channels: int = 64,
         kernel_size: int = 3,
         out_indices: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+        dilations: Sequence[int] | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -123,24 +138,28 @@ class ODBBBackbone(BaseModule):
         share_weights: bool | None = None,
         genotype=None,
         deploy: bool = False,
+        add_ppf: bool = False,
+        conv_cfg: None = None,
         init_cfg: dict | list | None = None,
         base: None = None,  # with one, __new__ returns another class
     ):
         super().__init__(init_cfg)
         check_counts('ODBBBackbone', base_channels=base_channels)
         check_flags('ODBBBackbone', norm_eval=norm_eval, share_weights=share_weights is None or share_weights)
-        check_flags('ODBBBackbone', deploy=deploy)
-        arch = self._check_arch(arch)
-        num_stages = len(arch['num_blocks'])
-        self.out_indices = (num_stages - 1,) if out_indices is None else out_indices
-        if (
-            not is_seq_of(self.out_indices, int)
-            or not self.out_indices
-            or not all(0 <= i < num_stages for i in self.out_indices)
-        ):
+        check_flags('ODBBBackbone', deploy=deploy, add_ppf=add_ppf)
+        if conv_cfg is not None:
             raise ValueError(
-                f'out_indices={quote(out_indices)} must name stages from 0 to {num_stages - 1} of this arch.'
+                f'conv_cfg of ODBBBackbone must be None, got {quote(conv_cfg)}: a block has convolutions of its own.'
             )
+        arch = self._check_arch(arch, strides=strides, dilations=dilations)
+        num_stages = len(arch['num_blocks'])
+        named = (-1,) if out_indices is None else out_indices
+        if not is_seq_of(named, int) or not named or not all(-num_stages <= i < num_stages for i in named):
+            raise ValueError(
+                f'out_indices={quote(out_indices)} must name stages of this arch, from 0 to {num_stages - 1} or from '
+                f'-{num_stages} to -1.'
+            )
+        self.out_indices = tuple(i % num_stages for i in named)
         if not is_count(frozen_stages, -1) or frozen_stages > num_stages:
             raise ValueError(
                 f'frozen_stages={quote(frozen_stages)} must be from -1 to {num_stages}, the stages of this arch.'
@@ -171,16 +190,21 @@ class ODBBBackbone(BaseModule):
         for stage in self.stages:
             self.add_module(stage, Sequential(*(b for name, b in blocks.items() if name.startswith(stage + '.'))))
         self.pool = nn.MaxPool2d(2) if arch.get('pool') else nn.Identity()
+        widths = [stage[-1].out_channels for stage in map(self.get_submodule, self.stages)]
+        self.out_channels = [widths[i] for i in sorted({*self.out_indices})]
+        ppf = dict(in_channels=widths[-1], out_channels=widths[-1], norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.ppf = MTSPPF(**ppf) if add_ppf else nn.Identity()
         self._freeze_stages()
 
     @classmethod
-    def _check_arch(cls, arch: str | dict | None) -> dict:
+    def _check_arch(cls, arch: str | dict | None, **per_stage) -> dict:
+        """The dict of an arch, with what else is given ``per_stage``."""
         if isinstance(arch, str):
             if arch not in cls.arch_settings:
                 raise ValueError(
                     f'Unknown arch {quote(arch)}; known are {", ".join(cls.arch_settings)}, or pass a dict.'
                 )
-            return cls.arch_settings[arch]
+            arch = cls.arch_settings[arch]
         if not isinstance(arch, Mapping):
             raise TypeError(f'arch of ODBBBackbone must be a name or a dict, got {quote(arch)}; or give base.')
         for key in ('num_blocks', 'width_factor'):
@@ -189,13 +213,22 @@ class ODBBBackbone(BaseModule):
         if unknown := [key for key in arch if key not in cls.arch_keys]:
             known = ', '.join(sorted(cls.arch_keys))
             raise ValueError(f'arch has unknown key {quote(unknown[0])}; known are {known}.')
-        lists = {key: arch[key] for key in ('num_blocks', 'width_factor', 'strides') if arch.get(key) is not None}
+        if arch.get('se_cfg') is not None:
+            raise ValueError(
+                f'se_cfg of arch must be None, got {quote(arch["se_cfg"])}: a block has no squeeze-and-excitation.'
+            )
+        arch = dict(arch) | {key: values for key, values in per_stage.items() if values is not None}
+        per_stage = {key: arch.get(key) for key in ('num_blocks', 'width_factor', 'strides', 'dilations')}
+        lists = {key: values for key, values in per_stage.items() if values is not None}
         for key, values in lists.items():
             fits, kind = (is_positive, 'numbers') if key == 'width_factor' else (is_count, 'integers')
             if isinstance(values, str) or not isinstance(values, Sequence) or not values or not all(map(fits, values)):
-                raise ValueError(f'{key} of arch must be a list of positive {kind}, got {quote(values)}.')
+                raise ValueError(f'{key} must be a list of positive {kind}, got {quote(values)}.')
         if len({len(values) for values in lists.values()}) > 1:
-            raise ValueError(f'num_blocks, width_factor and strides of arch={quote(arch)} must have one length.')
+            raise ValueError(
+                f'num_blocks, width_factor, strides and dilations must have one length, one entry a stage, got '
+                f'{quote(lists)}.'
+            )
         check_counts('arch', stem_channels=arch.get('stem_channels', 64))
         check_flags('arch', pool=arch.get('pool', False))
         groups = {} if arch.get('group_layer_map') is None else arch['group_layer_map']
@@ -204,11 +237,11 @@ class ODBBBackbone(BaseModule):
         layers = range(1, sum(arch['num_blocks']) + 1)
         if wrong := [layer for layer in groups if layer not in layers]:
             raise ValueError(f'group_layer_map has layer {quote(wrong[0])}; layers of this arch are 1 to {layers[-1]}.')
-        return dict(arch)
+        return arch
 
     @staticmethod
     def _layout(arch: dict, in_channels: int, base_channels: int) -> dict[str, dict]:
-        """Block name -> its in_channels, out_channels, stride and groups, in forward order."""
+        """Block name -> its in_channels, out_channels, stride, dilation and groups, in forward order."""
         widths = [int(base_channels * 2**i * factor) for i, factor in enumerate(arch['width_factor'])]
         if min(widths) < 1:
             raise ValueError(
@@ -216,17 +249,23 @@ class ODBBBackbone(BaseModule):
                 f'base_channels={base_channels}; raise one of them.'
             )
         strides = arch.get('strides') or [1 if arch.get('pool') else 2] * len(widths)
+        dilations = arch.get('dilations') or [1] * len(widths)
         groups = arch.get('group_layer_map') or {}
         layout, channels = {}, in_channels
         if not arch.get('pool'):
             channels = min(arch.get('stem_channels', 64), widths[0])
             layout['stem'] = dict(in_channels=in_channels, out_channels=channels, stride=2, groups=1)
         layer = 0
-        for i, (num_blocks, width, stride) in enumerate(zip(arch['num_blocks'], widths, strides)):
+        stages = zip(arch['num_blocks'], widths, strides, dilations)
+        for i, (num_blocks, width, stride, dilation) in enumerate(stages):
             for j in range(num_blocks):
                 layer += 1
                 layout[f'stage_{i + 1}.{j}'] = dict(
-                    in_channels=channels, out_channels=width, stride=1 if j else stride, groups=groups.get(layer, 1)
+                    in_channels=channels,
+                    out_channels=width,
+                    stride=1 if j else stride,
+                    dilation=dilation,
+                    groups=groups.get(layer, 1),
                 )
                 channels = width
         return layout
@@ -236,6 +275,8 @@ class ODBBBackbone(BaseModule):
         outs = []
         for i, stage in enumerate(self.stages):
             x = self.pool(getattr(self, stage)(x))
+            if i == len(self.stages) - 1:
+                x = self.ppf(x)
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)

@@ -48,7 +48,7 @@ def forward(block, x: Tensor, gates: dict[str, Tensor] | None, call) -> Tensor:
             for name in block.active_branches
         ]
         kernel, bias = reparam.add_kernels(pairs)
-    return ops.conv2d(with_ones, kernel, block.stride, call.padding, 1, bias)
+    return ops.conv2d(with_ones, kernel, block.stride, call.padding, 1, bias, block.dilation)
 
 
 def _patches(block, x: Tensor, call) -> tuple[Tensor, Moments]:
@@ -58,7 +58,8 @@ def _patches(block, x: Tensor, call) -> tuple[Tensor, Moments]:
     is, and so say what part of a patch is inside the image.
     """
     with_ones = torch.cat([x, x.new_ones(1, 1, 1, 1).expand(len(x), 1, *x.shape[2:])], 1)
-    patches = F.unfold(ops.pad_zeros(with_ones, call.padding), block.kernel_size, stride=block.stride)
+    window = dict(kernel_size=block.kernel_size, dilation=block.dilation, stride=block.stride)
+    patches = F.unfold(ops.pad_zeros(with_ones, call.padding), **window)
     return with_ones, input_moments(patches.unsqueeze(2), 1)
 
 

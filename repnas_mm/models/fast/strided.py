@@ -83,13 +83,20 @@ def _pointwise_full(branch, kernel: Tensor | None, call, x: Tensor) -> Tensor:
     first, second = fold_pointwise(branch, x, kernel, call), branch.crop(kernel)
     over_ones, bias = merge_full(branch, first, second)
     merged = partial(merge_kernels, branch, first, second)
-    y = call.convolve(x, merged, branch.stride, branch.padding(call), branch.groups, bias)
-    return y.add_(ops.conv2d(x.new_ones(1, 1, *x.shape[2:]), over_ones, branch.stride, branch.padding(call), 1))
+    shape = dict(stride=branch.stride, padding=branch.padding(call), dilation=branch.dilation)
+    y = call.convolve(x, merged, groups=branch.groups, bias=bias, **shape)
+    return y.add_(ops.conv2d(x.new_ones(1, 1, *x.shape[2:]), over_ones, groups=1, **shape))
 
 
 def _pointwise_avg(branch, x: Tensor, kernel: Tensor | None, call) -> list[Layer]:
     first = fold_pointwise(branch, x, kernel, call)
-    pool = partial(ops.avg_pool2d, size=branch.kernel_size, stride=branch.stride, padding=call.padding)
+    pool = partial(
+        ops.avg_pool2d,
+        size=branch.kernel_size,
+        stride=branch.stride,
+        padding=call.padding,
+        dilation=branch.dilation,
+    )
     with torch.no_grad():
         inside = pool(x.new_ones(1, 1, *x.shape[2:]))
     with ops.without_autocast(x.device):
