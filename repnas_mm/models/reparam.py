@@ -87,5 +87,5 @@ def avg_pool_kernel(channels: int, size: int, groups: int = 1, **factory) -> Ten
 def add_kernels(pairs: list[Pair]) -> Pair:
     """Parallel convs of one kernel size whose outputs are added, as one conv (Eq. 2)."""
     kernels, biases = zip(*pairs)
-    # not torch.stack, whose backward gives all of them one gradient: one memory, where one is scaled or added to in place
+    # not torch.stack, whose backward gives all of them views of one memory: scaled in place there, once for each
     return reduce(torch.add, kernels), reduce(torch.add, biases)
