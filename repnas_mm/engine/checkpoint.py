@@ -18,6 +18,7 @@ from ..utils.fileio import atomic_write, save_atomic
 from ..version import __version__
 from .form_configs import deploy_config, subnet_config
 from .log_history import log_history_allowed
+from .plain import plain
 
 
 def load_file(path: str | Path) -> Mapping[str, Any]:
@@ -39,9 +40,8 @@ def load_file(path: str | Path) -> Mapping[str, Any]:
         raise FileNotFoundError(f"Checkpoint '{path}' cannot be read: {e.strerror or error_text(e)}.") from e
     except Exception as e:  # bytes that nobody wrote raise almost anything
         # of torch's page of advice, the sentence that says what was wrong
-        lines = str(e).strip().splitlines() or [type(e).__name__]
-        line = next((line for line in lines if 'WeightsUnpickler error' in line), lines[0])
-        why = line.strip().split('. ')[0].rstrip('.')
+        text = str(e).partition('WeightsUnpickler error:')[2].strip() or str(e).strip() or type(e).__name__
+        why = text.splitlines()[0].split('. ')[0].rstrip('.')
         raise ValueError(f"Checkpoint '{path}' is damaged or holds more than weights, and was refused: {why}.") from e
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"Checkpoint '{path}' holds a {type(checkpoint).__name__}, not a dict with 'state_dict'.")
@@ -118,7 +118,7 @@ def save_model(state_dict: Mapping, path: Path, cfg: Config, **meta) -> None:
     """Write weights as ``path``, and beside it, under the same name, the config that loads them."""
     state = {key: value.detach().cpu() for key, value in state_dict.items()}
     meta.update(cfg=cfg.pretty_text, repnas_mm_version=__version__)
-    save_atomic(dict(meta=meta, state_dict=state), path)
+    save_atomic(dict(meta=plain(meta), state_dict=state), path)
     with atomic_write(path.with_suffix('.py')) as f:
         f.write(cfg.pretty_text.encode())
 

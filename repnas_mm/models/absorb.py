@@ -83,7 +83,7 @@ def _take_over(block, names: Sequence[str], x: Tensor) -> None:
         running_var = var * (main.running_var / main.batch_var.clamp_min(1e-30))
         running_mean = torch.where(nonzero, sum(p.scale * p.running_mean for p in parts) / scale, norm.running_mean)
         used_mean, used_var = (mean, var) if norm.training else (running_mean, running_var)
-    main_kernel = block.weight if block.share_weights else block.branches[MAIN_BRANCH].weight
+    main_kernel = block.kernel if block.share_weights else block.branches[MAIN_BRANCH].weight
     main_kernel.copy_(kernel)
     norm.weight.copy_(scale * (used_var + norm.eps).sqrt())
     norm.bias.copy_(shift + scale * used_mean)
@@ -102,7 +102,7 @@ class _Folded:
     """
 
     def __init__(self, block, name: str, x: Tensor, call: BlockCall):
-        branch, kernel = block.branches[name], block.weight
+        branch, kernel = block.branches[name], block.kernel
         outputs = [x]
         for layer in branch.layers(kernel, call):
             outputs.append(layer.function(outputs[-1]))

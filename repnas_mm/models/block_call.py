@@ -1,5 +1,6 @@
 """One call of a block's forward: what its branches share, and what a second pass through it must repeat."""
 
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -25,20 +26,23 @@ class BlockCall:
     Args:
         padding: Zeros around the image for the K×K window.
         recompute: False if the whole call is checkpointed, so that cheap layers need not be.
+        borders: Of the call that this one repeats, if it is a second pass from the start (`PastCalls`).
     """
 
-    def __init__(self, padding: ops.Padding, recompute: bool = True):
+    def __init__(self, padding: ops.Padding, recompute: bool = True, borders: dict[nn.Module, Tensor] | None = None):
         self.padding = padding
-        self.second_pass = self._in_pass = False
+        #: True where statistics have moved already, by this call or by the one that it repeats
+        self.second_pass = borders is not None
+        self._in_pass = self._called = False
         self._recompute = recompute and fast.is_on('recompute')
-        self._borders: dict[nn.Module, Tensor] = {}
+        self.borders: dict[nn.Module, Tensor] = {} if borders is None else borders
         self._shared: dict[Hashable, object] = {}
 
     def __enter__(self) -> None:
         self._in_pass = True
 
     def __exit__(self, *_) -> None:
-        self.second_pass, self._in_pass = True, False
+        self.second_pass, self._in_pass, self._called = True, False, True
         self._shared.clear()
 
     def run(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
@@ -76,9 +80,9 @@ class BlockCall:
 
     def border(self, norm: nn.Module) -> Tensor:
         """Output of an inner ``norm`` for a zero pixel, (C,), after the first pass has moved its statistics."""
-        if norm not in self._borders:
-            self._borders[norm] = border_value(norm)
-        return self._borders[norm]
+        if norm not in self.borders:
+            self.borders[norm] = border_value(norm)
+        return self.borders[norm]
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Result of ``compute``, which the branches share under this ``key`` until the pass ends."""
@@ -89,4 +93,31 @@ class BlockCall:
         return self._shared[key]  # type: ignore[return-value]
 
     def _recomputes(self) -> bool:
-        return self._recompute and not self.second_pass and torch.is_grad_enabled()
+        return self._recompute and not self._called and torch.is_grad_enabled()
+
+
+class PastCalls:
+    """The last calls of a block in training, for a checkpointing around it that calls it again in backward.
+
+    Such code (stock ResNet's ``with_cp``) does not say that it repeats a call, nor which one. A forward inside of
+    autograd's backward is one that repeats; its input tells which.
+    """
+
+    def __init__(self) -> None:
+        # more than a network calls one block before its backward
+        self._calls: deque[tuple[Tensor, dict]] = deque(maxlen=16)  # the last one first
+
+    def __reduce__(self):
+        return PastCalls, ()  # a copied or pickled block has none
+
+    def begin(self, x: Tensor, padding: ops.Padding, recompute: bool) -> BlockCall:
+        """Start the call for the input ``x``, (N, C, H, W)."""
+        pixel = x.detach()[:4, :64, x.shape[-2] // 2, x.shape[-1] // 2]
+        if torch._C._current_graph_task_id() == -1:
+            call = BlockCall(padding, recompute)
+            self._calls.appendleft((pixel.clone(), call.borders))
+            return call
+        alike = [(other, borders) for other, borders in self._calls if other.shape == pixel.shape]
+        # the nearest, since not every GPU kernel gives the same bits twice
+        _, borders = min(alike, key=lambda kept: float((kept[0] - pixel).abs().sum()), default=(None, {}))
+        return BlockCall(padding, recompute, borders)

@@ -3,7 +3,7 @@
 from mmcv.cnn.bricks import Conv2d, Conv2dAdaptivePadding
 from torch import nn
 
-from ..search.block import log_shared, names_by_module
+from ..search.block import log_plain, names_by_module
 from .convolution_arguments import ConvolutionArguments
 from .odbb_conv import ODBBConv2d
 
@@ -15,9 +15,9 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
     """Replace every eligible convolution of ``model`` by a freshly initialized `ODBBConv2d`, in place.
 
     Left as they are: convolutions that are not eligible (`ConvolutionArguments.eligible`), other classes of
-    convolution (transposed, 1-D, 3-D, deformable), the layers that compute a deformable one's offsets (by their names),
-    and convolutions used under several names. To keep what a trained model computes, load its state dict
-    afterwards.
+    convolution (transposed, 1-D, 3-D, deformable), and those of `log_plain`: used under several names, inside other
+    re-parameterizable layers, or giving the offsets of deformable convolutions. To keep what a trained model computes,
+    load its state dict afterwards.
 
     Args:
         model: Any module but a convolution itself.
@@ -31,14 +31,11 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
         ValueError: if no convolution is eligible.
     """
     names = names_by_module(model)
-    for conv, used in names.items():
-        if len(used) > 1 and _is_eligible(conv):
-            log_shared(used)
+    plain = log_plain(names, [module for module in names if _is_eligible(module)])
     found = False
     for parent in list(model.modules()):
         for name, conv in list(parent._modules.items()):
-            # offsets start at 0, and deformable convolutions reset them through the attributes of a convolution
-            if len(names.get(conv, ())) != 1 or not _is_eligible(conv) or 'offset' in name:
+            if conv not in names or conv in plain or not _is_eligible(conv):
                 continue
             found = True
             adaptive = isinstance(conv, Conv2dAdaptivePadding)

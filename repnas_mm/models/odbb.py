@@ -15,7 +15,7 @@ from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
 from . import loading, reparam
 from .absorb import absorb
-from .block_call import BlockCall
+from .block_call import BlockCall, PastCalls
 from .branches import new_kernel
 from .fast import stem
 from .warm_start import adopt_statistics
@@ -112,6 +112,7 @@ class ODBBlock(BaseModule):
         self.temperature = 1.0
         # True after ordinary weights were loaded, until the first training batch has passed
         self.warm_started = False
+        self._past_calls = PastCalls()
 
         self.register_parameter('weight', None)
         self.register_parameter('alpha', None)
@@ -152,6 +153,11 @@ class ODBBlock(BaseModule):
         return tuple(name for name in self.candidates if name in branches)
 
     @property
+    def kernel(self) -> nn.Parameter | None:
+        """The K×K kernel that the branches share, `weight` in a checkpoint; None where each has its own."""
+        return self._parameters['weight']
+
+    @property
     def searchable(self) -> bool:
         """True if a search may choose among this block's branches: search form and not frozen."""
         return self.alpha is not None and self.alpha.requires_grad
@@ -190,7 +196,9 @@ class ODBBlock(BaseModule):
             return self.act(self.reparam(x))
         if self.warm_started and self.training:
             adopt_statistics(self, x)
-        branches = partial(self._sum_branches, call=BlockCall(self.padding_of(x), recompute=not self.with_cp))
+        how = self.padding_of(x), not self.with_cp
+        call = self._past_calls.begin(x, *how) if self.training else BlockCall(*how)
+        branches = partial(self._sum_branches, call=call)
         if self.with_cp and x.requires_grad:
             out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -211,7 +219,7 @@ class ODBBlock(BaseModule):
                 return stem.forward(self, x, z, call)
             out = None
             for name in self.active_branches:
-                y = self.branches[name](x, self.weight, z[name] if z else None, call)
+                y = self.branches[name](x, self.kernel, z[name] if z else None, call)
                 # in place: BN's backward needs its input, not its output
                 out = y if out is None else out.add_(y)
         return out
@@ -224,7 +232,7 @@ class ODBBlock(BaseModule):
         """
         if self.deploy:
             return self.reparam.weight.detach(), self.reparam.bias.detach()
-        kernel, bias = reparam.add_kernels([self.branches[n].equivalent(self.weight) for n in self.active_branches])
+        kernel, bias = reparam.add_kernels([self.branches[n].equivalent(self.kernel) for n in self.active_branches])
         dtype = next(self.branches.parameters()).dtype
         return kernel.to(dtype), bias.to(dtype)
 

@@ -108,6 +108,14 @@ class ODBBConv2d(ODBBlock):
         self.dilation, self.padding_mode = _pair(dilation), padding_mode
         self.transposed, self.output_padding = False, (0, 0)
 
+    def __getattr__(self, name: str):
+        if name == 'weight':  # other code would fuse one kernel of many, and be wrong without a word
+            raise AttributeError(
+                "An ODBBConv2d computes with several kernels and has no 'weight' before it is fused; call its "
+                'switch_to_deploy() first, or fuse the whole model by FuseHook or tools/fuse.py.'
+            )
+        return super().__getattr__(name)
+
     def padding_of(self, x: Tensor) -> tuple[int, int, int, int]:
         if not self.adaptive_padding:
             return super().padding_of(x)
@@ -128,7 +136,7 @@ class ODBBConv2d(ODBBlock):
 
     def switch_to_plain(self) -> None:
         """Become the ordinary convolution of branch ``kxk``, on the same parameter, before any training. In place."""
-        weight = self.weight if self.share_weights else self.branches[MAIN_BRANCH].weight
+        weight = self.kernel if self.share_weights else self.branches[MAIN_BRANCH].weight
         bias = self.branches[MAIN_BRANCH].norm.bias if self.with_bias else None
         self._become_plain(weight, bias)
 

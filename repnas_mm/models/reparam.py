@@ -4,6 +4,8 @@ A kernel is a tensor of shape (out, in // groups, H, W), a bias one of shape (ou
 arguments, knows about training or picks a dtype: callers who want exact sums pass float64.
 """
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -85,4 +87,5 @@ def avg_pool_kernel(channels: int, size: int, groups: int = 1, **factory) -> Ten
 def add_kernels(pairs: list[Pair]) -> Pair:
     """Parallel convs of one kernel size whose outputs are added, as one conv (Eq. 2)."""
     kernels, biases = zip(*pairs)
-    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+    # not torch.stack, whose backward gives all of them views of one memory: scaled in place there, once for each
+    return reduce(torch.add, kernels), reduce(torch.add, biases)

@@ -112,5 +112,5 @@ def adopt_statistics(block: nn.Module, x: Tensor) -> None:
     """
     branch = block.branches[MAIN_BRANCH]
     if branch.norm.training:
-        move_statistics(branch.norm, *batch_moments(branch.linear(x, block.weight, BlockCall(block.padding_of(x)))))
+        move_statistics(branch.norm, *batch_moments(branch.linear(x, block.kernel, BlockCall(block.padding_of(x)))))
     block.warm_started = False

@@ -1,7 +1,8 @@
 """The protocol of a block: all that a search, fusing and export know of one. `find_blocks` finds those of a model."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from inspect import signature
 from typing import Protocol, TypeGuard
 
 from mmengine.logging import print_log
@@ -66,15 +67,15 @@ def is_convolution_block(module: nn.Module) -> TypeGuard[ConvolutionBlock]:
 def find_blocks(model: nn.Module) -> dict[str, Block]:
     """Name -> block of every ODBB block in ``model``, in the model's own order, whatever form a block has.
 
-    A convolution block that the model uses under several names becomes an ordinary convolution first, in place, and
-    the log says so. Heads such as RTMDet's share a convolution between pyramid levels but not the norms behind it,
-    because the levels' statistics differ; the BNs inside one shared block would mix them.
+    A convolution block that `find_plain` names becomes an ordinary convolution first, in place, and the log says so.
     """
     names = names_by_module(model)
-    for module, used in names.items():
-        if len(used) > 1 and is_convolution_block(module):
-            log_shared(used)
-            module.switch_to_plain()
+    blocks = [module for module in names if is_convolution_block(module)]
+    for block, (_, layer) in log_plain(names, blocks).items():
+        block.switch_to_plain()
+        # with which stock RepVGG would make its fused convolution a block again
+        if getattr(layer, 'conv_cfg', None):
+            layer.conv_cfg = None
     return {used[0]: module for module, used in names.items() if is_block(module)}
 
 
@@ -86,10 +87,48 @@ def names_by_module(model: nn.Module) -> dict[nn.Module, list[str]]:
     return names
 
 
-def log_shared(names: list[str]) -> None:
-    """Log that the convolution with these names is left, or made, an ordinary one."""
-    print_log(
-        f"Convolution '{names[0]}' is used under {len(names)} names (such as '{names[1]}'), whose statistics differ; "
-        'it stays plain.',
-        'current',
-    )
+def log_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.Module]) -> dict:
+    """Find which of these ``convolutions`` must be ordinary ones, and log them and why.
+
+    - One used under several names: heads such as RTMDet's share a convolution between pyramid levels but not the norms
+      behind it, because the levels' statistics differ; the BNs inside one shared block would mix them.
+    - One inside a re-parameterizable layer of other code, which is about to read its kernel.
+    - One that gives a deformable convolution its offsets, zero at first and with a learning rate of its own.
+
+    Args:
+        names: Of `names_by_module` for the whole model.
+        convolutions: Ordinary ones or blocks.
+
+    Returns:
+        Convolution -> (why, the layer that is the reason, or None).
+    """
+    inside: dict[nn.Module, tuple[str, nn.Module | None]] = {}
+    layers = [module for module in names if _is_reparameterizable(module)]
+    for layer in layers:
+        # a whole network may have such a method, too, and pass it on
+        if not any(other is not layer and other in layers for other in layer.modules()):
+            why = f"is inside '{names[layer][0]}', a {type(layer).__name__} with kernels of its own to fuse"
+            inside |= {module: (why, layer) for module in layer.modules()}
+    for layer in names:
+        if any('DeformConv' in base.__name__ for base in type(layer).__mro__):
+            why = f"gives the offsets of '{names[layer][0]}', a deformable convolution"
+            inside |= {module: (why, None) for module in layer.modules() if module is not layer}
+    found = {}
+    for module in convolutions:
+        used = names[module]
+        if len(used) > 1:
+            found[module] = f"is used under {len(used)} names (such as '{used[1]}'), whose statistics differ", None
+        elif module in inside:
+            found[module] = inside[module]
+        elif 'offset' in used[0].rsplit('.', 1)[-1]:
+            found[module] = 'gives the offsets of a deformable convolution', None
+    for module, (why, _) in found.items():
+        print_log(f"Convolution '{names[module][0]}' {why}; it stays plain.", 'current')
+    return found
+
+
+def _is_reparameterizable(module: nn.Module) -> bool:
+    """True for a layer of other code that computes one convolution out of those inside it, reading their kernels."""
+    methods = ('get_equivalent_kernel_bias', 'get_equivalent_parameters', 'reparameterize', 'fuse')
+    found = [getattr(type(module), name, None) for name in methods]
+    return not is_block(module) and any(callable(f) and len(signature(f).parameters) == 1 for f in found)

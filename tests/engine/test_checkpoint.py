@@ -3,17 +3,24 @@
 import os
 import pickle
 from copy import deepcopy
-from pathlib import Path
+from decimal import Decimal
+from enum import Enum
+from http import HTTPStatus
+from pathlib import Path, PurePath, PureWindowsPath
 
+import numpy as np
 import pytest
 import torch
 from fresh_process import run_python
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
 
+from repnas_mm.datasets import Digits
 from repnas_mm.engine import RepNASHook
 from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, subnet_config
 from repnas_mm.engine.log_history import restore_history
+from repnas_mm.engine.plain import plain
 from repnas_mm.models import ODBBBackbone
 from repnas_mm.search import Genotype, find_blocks
 
@@ -29,19 +36,153 @@ class Malicious:
 
 
 class Reaching:
-    """Asks ``getattr`` for something that is not a statistic."""
+    """Asks ``getattr`` for something that is neither a statistic nor a scheduler's curve."""
+
+    def __init__(self, owner, name):
+        self.asked = owner, name
 
     def __reduce__(self):
-        return getattr, (HistoryBuffer, '__init__')
+        return getattr, self.asked
 
 
-@pytest.mark.parametrize('payload', [lambda p: Malicious(f'touch {p}'), lambda p: Reaching()])
+class Record:
+    """An array of records, whose pickled flags can turn bytes into pointers."""
+
+    def __reduce__(self):
+        return np.zeros(2, [('a', 'i4')]).__reduce__()
+
+
+PAYLOADS = dict(
+    code=lambda p: Malicious(f'touch {p}'),
+    statistic=lambda p: Reaching(HistoryBuffer, '__init__'),
+    curve=lambda p: Reaching(OneCycleParamScheduler, 'build_iter_from_epoch'),
+    objects=lambda p: np.array([Path(p)], dtype=object),
+    records=lambda p: Record(),
+)
+
+
+@pytest.mark.parametrize('payload', PAYLOADS.values(), ids=PAYLOADS)
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, payload):
     trap = tmp_path / 'trap'
     torch.save(dict(state_dict={}, extra=payload(trap)), tmp_path / 'bad.pth')
     with pytest.raises(ValueError, match=r"Checkpoint '.*bad.pth' is damaged or holds more than weights"):
         load_file(tmp_path / 'bad.pth')
     assert not trap.exists()
+
+
+REASONS = {
+    'numpy.dtypes.ObjectDType': np.array([None]),
+    'GLOBAL decimal.Decimal was not an allowed global': Decimal(1),
+    'may not look up': Reaching(HistoryBuffer, '__init__'),
+}
+
+
+@pytest.mark.parametrize('reason', REASONS)
+def test_a_refusal_quotes_the_reason_of_torch_in_one_sentence(tmp_path, reason):
+    torch.save(dict(state_dict={}, extra=REASONS[reason]), tmp_path / 'odd.pth')
+    with pytest.raises(ValueError, match=reason) as e:
+        load_file(tmp_path / 'odd.pth')
+    assert '\n' not in str(e.value) and 'weights_only' not in str(e.value) and str(e.value).count('. ') == 0
+
+
+class Kind(Enum):
+    DAY = 'day'
+
+
+#: What stock MMEngine may write, and the same in plain Python
+VALUES = {
+    **{
+        f'array of {kind}': (np.array([0, 1], kind), np.array([0, 1], kind).tolist())
+        for kind in ('bool', 'int8', 'uint8', 'uint64', 'float16', 'float32', '>f4', 'complex64')
+    },
+    'array of strings': (np.array(['cat', 'no']), ['cat', 'no']),
+    'array of bytes': (np.array([b'cat']), [b'cat']),
+    'array of long doubles': (np.array([0.5], np.longdouble), [0.5]),
+    'array of dates': (np.array(['2020-01-01'], 'datetime64[D]'), ['2020-01-01']),
+    'string': (np.str_('cat'), 'cat'),
+    'number': (np.float16(0.5), 0.5),
+    'long double': (np.longdouble(0.5), 0.5),
+    'count': (np.uint8(3), 3),
+    'path': (Path('data/train'), 'data/train'),
+    'windows path': (PureWindowsPath('data'), 'data'),
+    'config': (ConfigDict(a=ConfigDict(b=[1])), dict(a=dict(b=[1]))),
+    'frozenset': (frozenset([1]), (1,)),
+    'range': (range(2), 'range(0, 2)'),
+}
+#: What the data set of a run may hold besides
+OBJECTS = {
+    'enum': (Kind.DAY, 'day'),
+    'enum of integers': (HTTPStatus.OK, 200),
+    'object array': (np.array([np.int64(1), None]), [1, None]),
+    'decimal': (Decimal('0.5'), '0.5'),
+    'function in a dict': (dict(a=1, f=len), dict(a=1)),
+}
+
+
+def typed(value):
+    """``value`` with the type of every part."""
+    if isinstance(value, dict):
+        return dict, [(typed(key), typed(item)) for key, item in value.items()]
+    return type(value), [typed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize('kind', VALUES)
+def test_what_stock_mmengine_writes_is_read(tmp_path, kind):
+    value = VALUES[kind][0]
+    torch.save(dict(state_dict={}, meta=dict(dataset_meta=dict(value=value))), tmp_path / 'stock.pth')
+    read = load_file(tmp_path / 'stock.pth')['meta']['dataset_meta']['value']
+    np.testing.assert_array_equal(read, PurePath(value) if isinstance(value, PurePath) else value)
+
+
+@pytest.mark.parametrize('kind', {**VALUES, **OBJECTS})
+def test_what_we_write_is_plain(kind):
+    value, expected = {**VALUES, **OBJECTS}[kind]
+    assert typed(plain(value)) == typed(expected)
+    assert typed(plain({np.int64(1): (value, [value])})) == typed({1: (expected, [expected])})
+
+
+def test_plain_data_and_tensors_stay_the_same():
+    weight = torch.nn.Parameter(torch.ones(1))
+    data = dict(a=[1, 2.5, None, True, 'a', b'b', 1j], b=(torch.float16, torch.Size([1]), torch.device('cpu')))
+    assert typed(plain(data)) == typed(data)
+    assert plain([weight])[0] is weight
+
+
+METAINFO = dict(
+    classes=np.array(['a', 'b']), palette=np.zeros((2, 3), np.uint8), sigmas=np.ones(2, np.float16), root=Path('data')
+)
+
+
+@pytest.fixture
+def odd_cfg(small_cfg, monkeypatch):
+    """A run whose data set and scheduler hold what stock MMEngine pickles as objects."""
+    monkeypatch.setattr(Digits, 'METAINFO', METAINFO)
+    small_cfg.param_scheduler = dict(
+        type='OneCycleLR', eta_max=0.1, total_steps=6, by_epoch=True, convert_to_iter_based=True
+    )
+    return small_cfg
+
+
+def test_every_file_of_a_run_opens_in_stock_tools(odd_cfg, run):
+    folder = Path(run(odd_cfg).work_dir)
+    for name in ('epoch_6.pth', 'subnet.pth', 'fused.pth'):
+        # torch's default since 2.6, as stock tools load
+        meta = torch.load(folder / name, weights_only=True)['meta']['dataset_meta']
+        assert meta['classes'] == ['a', 'b'] and meta['palette'] == [[0, 0, 0]] * 2 and meta['root'] == 'data'
+
+
+@pytest.mark.parametrize('hooks', [[], ['SafeLoadHook']], ids=['stock checkpoint', 'ours'])
+def test_a_resume_goes_on_with_the_state_of_its_scheduler(odd_cfg, run, hooks, caplog):
+    odd_cfg.model.backbone.genotype = 'plain'
+    odd_cfg.custom_hooks = [dict(type=hook) for hook in hooks]
+    whole = deepcopy(odd_cfg)
+    whole.work_dir += '_whole'
+    expected = run(whole).message_hub.get_scalar('train/lr').data[0][-9:]
+    run(odd_cfg, stop_after=9)
+    odd_cfg.custom_hooks = [dict(type='SafeLoadHook')]
+    resumed = run(odd_cfg, resume=True)
+    assert resumed.message_hub.get_scalar('train/lr').data[0][-9:] == pytest.approx(expected)
+    assert 'dataset metainfo' not in caplog.text
 
 
 @pytest.mark.parametrize('content', [b'', b'not a checkpoint', pickle.dumps([1, 2])])

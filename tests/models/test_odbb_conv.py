@@ -146,7 +146,7 @@ def test_a_copy_of_a_search_goes_its_own_way():
 def test_a_preset_keeps_what_exists_and_is_unshared():
     layer = ODBBConv2d(4, 4, 3, padding=1, genotype='repvgg')
     assert layer.active_branches == ('1x1', 'kxk', 'skip') and layer.alpha is None
-    assert not layer.share_weights and layer.weight is None
+    assert not layer.share_weights and layer.kernel is None
     assert ODBBConv2d(4, 4, 3, 2, 1, genotype='repvgg').active_branches == ('1x1', 'kxk')
 
 

@@ -5,7 +5,9 @@ import gc
 
 import pytest
 import torch
-from blocks import make_block, make_image, masks
+from blocks import make_block, make_image, masks, randomize
+from mmpretrain.models.backbones import ResNet
+from torch.utils.checkpoint import checkpoint
 
 
 def pair(**kwargs):
@@ -105,3 +107,61 @@ def test_a_checkpointed_block_holds_nothing_but_its_input_and_output():
     gc.collect()
     held = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and id(t) not in before]
     assert [t.shape for t in held if t.dim() == 4] == [out.shape]
+
+
+# ------------------------------------------------------------------------- checkpointing around a block, by other code
+
+
+class Checkpointed(torch.nn.Module):
+    """A block as stock ResNet's ``with_cp`` calls one: backward calls it again, and it is not told."""
+
+    def __init__(self, block, use_reentrant):
+        super().__init__()
+        self.block, self.how = block, dict(use_reentrant=use_reentrant)
+
+    def forward(self, x):
+        return checkpoint(lambda x: self.block(x.sin()), x, **self.how)
+
+
+class Open(Checkpointed):
+    """The same without checkpointing."""
+
+    def forward(self, x):
+        return self.block(x.sin())
+
+
+@pytest.mark.parametrize('use_reentrant', [True, False])
+@pytest.mark.parametrize('with_cp', [True, False], ids=['own recomputation', 'none'])
+@pytest.mark.parametrize('gated', [False, True], ids=['ungated', 'gated'])
+@pytest.mark.parametrize(('out_channels', 'stride'), [(4, 1), (4, 2), (128, 2)], ids=['block', 'stride', 'stem'])
+@pytest.mark.parametrize('calls', [1, 3])
+def test_under_other_codes_checkpointing_all_is_the_same(calls, out_channels, stride, gated, with_cp, use_reentrant):
+    block = make_block(out_channels=out_channels, stride=stride, with_cp=with_cp)
+    if gated:
+        block.set_active([True] * len(block.candidates), torch.linspace(-1, 1, len(block.candidates)).double())
+    images = [make_image(2, 4, 6, 7, seed=seed) for seed in range(calls)]
+    assert_same(Open(copy.deepcopy(block), use_reentrant), Checkpointed(block, use_reentrant), images)
+
+
+@pytest.mark.parametrize('warm', [False, True])
+def test_a_stock_resnet_with_cp_has_the_gradients_of_one_without(warm):
+    nets = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        net = ResNet(18, base_channels=4, stem_channels=4, with_cp=with_cp, conv_cfg=dict(type='ODBBConv2d')).double()
+        plain = ResNet(18, base_channels=4, stem_channels=4).double()
+        net.load_state_dict(randomize(plain if warm else net).state_dict())
+        net.train()
+        for _ in range(2):  # a second step starts from the statistics of the first
+            net.zero_grad()
+            net(make_image(2, 3, 32, 32).requires_grad_())[-1].square().sum().backward()
+        nets.append(net)
+    expected = dict(nets[0].named_parameters())
+    for name, parameter in nets[1].named_parameters():
+        assert (parameter.grad is None) == (expected[name].grad is None), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-9, atol=1e-9)
+    buffers = dict(nets[0].named_buffers())
+    for name, buffer in nets[1].named_buffers():
+        if '.branches.' in name:
+            torch.testing.assert_close(buffer, buffers[name], rtol=1e-12, atol=1e-12)

@@ -135,7 +135,7 @@ def log(monkeypatch):
 def test_a_shared_block_becomes_plain_on_the_parameter_that_an_optimizer_holds(log, share_weights, bias):
     model = TwoLevels(lambda *a, **k: ODBBConv2d(*a, **dict(k, bias=bias), share_weights=share_weights))
     shared = model.levels[0][0]
-    weight = shared.weight if share_weights else shared.branches['kxk'].weight
+    weight = shared.kernel if share_weights else shared.branches['kxk'].weight
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     assert list(find_blocks(model)) == ['last']
     assert model.levels[0][0] is model.levels[1][0] is shared and type(shared) is nn.Conv2d

@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 
 from ...registry import register
 from ..log_history import log_history_allowed, plain_history, restore_history
+from ..plain import plain
 
 
 @register('HOOKS')
@@ -14,9 +15,9 @@ class SafeLoadHook(Hook):
 
     Such a checkpoint holds the log history as pickled objects, which torch refuses since then
     (`repnas_mm.engine.log_history`). They are let through from ``before_run`` until the first loop begins, which is
-    when a runner loads. In the checkpoints that this run writes, the history is tensors, which stock inferencers and
-    converters read with any torch; a stock run that resumes from one starts its log history anew. The other hooks of
-    this package do the same; this one is for runs without them.
+    when a runner loads. In the checkpoints that this run writes, the history is tensors and all else that is not
+    weights plain Python, which stock inferencers and converters read with any torch; a stock run that resumes from one
+    starts its log history anew. The other hooks of this package do the same; this one is for runs without them.
 
     Example:
         >>> custom_hooks = [dict(type='SafeLoadHook')]
@@ -39,7 +40,15 @@ class SafeLoadHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint['message_hub'] = plain_history(checkpoint['message_hub'])
+        for key in ('meta', 'optimizer', 'param_schedulers'):
+            if key in checkpoint:
+                checkpoint[key] = plain(checkpoint[key])
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if 'message_hub' in checkpoint:
             restore_history(checkpoint['message_hub'])
+        meta = checkpoint.get('meta', {})
+        if runner._resume and 'dataset_meta' in meta:
+            own = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+            if repr(plain(meta['dataset_meta'])) == repr(plain(own)):
+                meta['dataset_meta'] = own  # the runner warns where its pickle is another one, such as a list's

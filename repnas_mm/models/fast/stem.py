@@ -44,7 +44,7 @@ def forward(block, x: Tensor, gates: dict[str, Tensor] | None, call) -> Tensor:
     with ops.without_autocast(x.device):
         with_ones, moments = _patches(block, x, call)
         pairs = [
-            _kernel_and_bias(block.branches[name], x, block.weight, gates and gates[name], call, moments)
+            _kernel_and_bias(block.branches[name], x, block.kernel, gates and gates[name], call, moments)
             for name in block.active_branches
         ]
         kernel, bias = reparam.add_kernels(pairs)
