@@ -1,6 +1,6 @@
 """Fuse a whole model and prove that it still computes the same."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import NamedTuple
@@ -91,10 +91,16 @@ def fuse_checked(model: nn.Module, output: Callable[[nn.Module], list[Tensor]]) 
 
 
 def network_output(model: nn.Module, batch: Mapping) -> list[Tensor]:
-    """Compute `raw_output` of a batch as the dataloader gives it."""
+    """Compute `raw_output` of a batch as the dataloader of a test gives it."""
     if isinstance(model, BaseTTAModel):  # its batches hold one batch for each augmentation
         model, batch = model.module, {key: value[0] for key, value in batch.items()}
-    return raw_output(model, **model.data_preprocessor(deepcopy(batch), False))
+    return output_of(model, model.data_preprocessor(deepcopy(batch), False))
+
+
+def output_of(model: nn.Module, inputs: Mapping | Sequence) -> list[Tensor]:
+    """Compute `raw_output` of a preprocessed batch, which stays as it is."""
+    inputs = deepcopy(inputs)
+    return raw_output(model, **inputs) if isinstance(inputs, Mapping) else raw_output(model, *inputs)
 
 
 @torch.no_grad()

@@ -18,11 +18,12 @@ from ..search.branch_search import BranchSearch
 from ..search.shrink import ShrinkSearch
 from .absorbing import absorbing
 from .alpha_optimizer import AlphaOptimizer
-from .fusing import network_output
+from .fusing import output_of
 from .gate_descent import GateDescent
 from .phases import Phases
 from .recalibrate import restart_statistics
 from .runner_models import final_models
+from .training_batches import training_inputs
 
 #: α's optimizer in Algorithm 1
 PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
@@ -159,7 +160,7 @@ class Shrink:
         *averages, model = final_models(runner)
         for average in averages:
             with absorbing(find_blocks(average), kept):
-                network_output(average, data_batch)  # in eval mode, in which an average is used
+                output_of(average, training_inputs(average, data_batch))  # in eval mode, as an average is used
         stack = ExitStack()
         stack.enter_context(absorbing(self.search.blocks, kept))
         stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)

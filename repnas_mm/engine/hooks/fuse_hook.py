@@ -10,8 +10,9 @@ from torch import nn
 
 from ...registry import register
 from ..checkpoint import run_meta, save_fused
-from ..fusing import NO_BLOCKS_HINT, fuse_checked, is_fused, network_output
+from ..fusing import NO_BLOCKS_HINT, fuse_checked, is_fused, network_output, output_of
 from ..runner_models import final_models, find_blocks_of_run, renew_averages, replace_model, unwrap
+from ..training_batches import first_batch, training_inputs
 from .safe_load_hook import SafeLoadHook
 
 
@@ -50,13 +51,13 @@ class FuseHook(SafeLoadHook):
         renew_averages(runner)
 
     def after_train(self, runner) -> None:
-        if is_fused(unwrap(runner.model)) or not is_main_process():
+        if is_fused(unwrap(runner.model)):
             return
         model = deepcopy(final_models(runner)[0])
-        loader = runner.train_dataloader
-        # straight from the dataset: an InfiniteSampler cannot be iterated a second time
-        batch = loader.collate_fn([loader.dataset[i] for i in range(min(8, len(loader.dataset)))])
-        fused = fuse_checked(model, partial(network_output, batch=batch))
+        inputs = training_inputs(model, first_batch(runner.train_dataloader))
+        if not is_main_process():
+            return
+        fused = fuse_checked(model, partial(output_of, inputs=inputs))
         path = Path(osp.join(runner.work_dir, 'fused.pth'))
         save_fused(model, path, runner.cfg, fused.new_biases, **run_meta(runner))
         runner.logger.info(

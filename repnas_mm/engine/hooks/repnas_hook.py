@@ -15,13 +15,14 @@ from ...utils.fileio import check_writable
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
 from ..export import export_search
-from ..fusing import NO_BLOCKS_HINT, network_output
+from ..fusing import NO_BLOCKS_HINT, output_of
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
 from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
 from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
 from ..strategies import PAPER_OPTIMIZER, build_strategy
+from ..training_batches import training_inputs
 from ..val_statistics import ValStatistics
 from .safe_load_hook import SafeLoadHook
 
@@ -150,7 +151,8 @@ class RepNASHook(SafeLoadHook):
         """Choose the branches of this iteration, or of this accumulation of gradients."""
         if self.search.needs_input_shapes():
             model = unwrap(runner.model)
-            self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: network_output(model, data_batch)))
+            inputs = training_inputs(model, data_batch)
+            self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: output_of(model, inputs)))
         phase = self.phase(runner)
         if phase == 'frozen' and self._genotype is None:
             self._mask = self._genotype = self.strategy.freeze(runner, data_batch)
