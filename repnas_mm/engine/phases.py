@@ -34,25 +34,21 @@ class Phases:
         left = total - self.warmup
         return max(1, min(round(0.8 * left), left - 1))
 
-    def search_steps(self, runner) -> int:
-        """Number of iterations in the search phase.
+    def search_span(self, runner) -> tuple[int, int]:
+        """Numbers of the first iteration of the search phase and of the first behind it.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if there is none.
         """
         total, unit = (runner.max_iters, 'iterations') if by_iter(runner) else (runner.max_epochs, 'epochs')
         frozen = self.frozen_of(total)
-        left = total - self.warmup - frozen
-        if left < 1:
+        if total - self.warmup - frozen < 1:
             raise ValueError(
                 f'warmup={self.warmup} and frozen={frozen} leave no search phase in {total} {unit}; shorten them or '
                 'train longer.'
             )
-        return left if by_iter(runner) else left * len(runner.train_dataloader)
-
-    def searched(self, runner) -> int:
-        """Number of iterations of the search phase that are over; below 0 before it has begun."""
-        return runner.iter - (self.warmup if by_iter(runner) else self.warmup * len(runner.train_dataloader))
+        length = 1 if by_iter(runner) else len(runner.train_dataloader)
+        return self.warmup * length, (total - frozen) * length
 
 
 def by_iter(runner) -> bool:

@@ -42,6 +42,19 @@ class Strategy(Protocol):
     def start(self, runner) -> None:
         """Begin a training that resumes nothing, once everything is loaded."""
 
+    def learning(self, runner) -> tuple[int, int]:
+        """Numbers of the first iteration in which α learns, by the schedule of this run, and of the first behind it."""
+
+    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
+        """Begin or continue a training whose genotype is still to come, once everything is loaded.
+
+        Args:
+            learning: What `learning` was in the run that wrote the checkpoint.
+
+        Raises:
+            ValueError: if the schedule has changed since, in a way in which that search cannot end well.
+        """
+
     def learns(self, runner) -> bool:
         """Return True if α moves in this iteration."""
 
@@ -69,11 +82,24 @@ class Sample:
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
         self.search = BranchSearch(blocks, *self.constraint, self.temperature, runner.seed or 0)
         alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
-        alpha_optimizer.warn_if_too_slow(self.phases.search_steps(runner), runner.logger)
+        start, end = self.phases.search_span(runner)
+        alpha_optimizer.warn_if_too_slow(end - start, runner.logger)
+        self.alpha_optimizer = alpha_optimizer
         return self.search, alpha_optimizer
 
     def start(self, runner) -> None:
         pass
+
+    def learning(self, runner) -> tuple[int, int]:
+        return self.phases.search_span(runner)
+
+    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
+        _, end = self.learning(runner)
+        if runner.iter >= end and not self.alpha_optimizer.has_stepped:
+            raise ValueError(
+                f'The run goes on at iteration {runner.iter} with alpha as it was initialized, and its search phase '
+                f'would end at {end}; train longer, or shorten frozen.'
+            )
 
     def learns(self, runner) -> bool:
         return self.phases.now(runner) == 'search'
@@ -127,24 +153,45 @@ class Shrink:
                     f"Block '{name}' has no branch '{MAIN_BRANCH}' that could absorb others, as strategy='shrink' "
                     "needs; search with strategy='sample'."
                 )
-        wrapper, iterations = runner.optim_wrapper, self.phases.search_steps(runner)
-        self.begin = iterations // 2
-        steps = (iterations - self.begin) // getattr(wrapper, '_accumulative_counts', 1)
-        if steps < 2:
-            raise ValueError(
-                f'A search phase of {iterations} iterations leaves {steps} steps of alpha in its second half, and '
-                "strategy='shrink' needs at least 2; lengthen it."
-            )
         self.search = ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH)
-        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, wrapper, dict(type='GateDescent', steps=steps))
+        cfg = dict(type='GateDescent', steps=self._steps(runner))
+        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, cfg)
         return self.search, self.alpha_optimizer
+
+    def learning(self, runner) -> tuple[int, int]:
+        start, end = self.phases.search_span(runner)
+        return (start + end) // 2, end
+
+    def _steps(self, runner, first: int = 0) -> int:
+        """Steps of α from iteration ``first`` on."""
+        begin, end = self.learning(runner)
+        steps = (end - max(begin, first)) // getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if steps < 2:
+            start, _ = self.phases.search_span(runner)
+            raise ValueError(
+                f'A search phase of {end - max(start, first)} iterations leaves {max(steps, 0)} steps of alpha in its '
+                "second half, and strategy='shrink' needs at least 2; lengthen it."
+            )
+        return steps
+
+    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
+        """As `Strategy`: as long as α rests the schedule is free, then it is as far as the cut that of α's path."""
+        begin, end = self.learning(runner)
+        if not self.alpha_optimizer.has_stepped:
+            self.alpha_optimizer.optimizer.param_groups[0]['steps'] = self._steps(runner, runner.iter)
+        elif learning not in (None, (begin, end)):
+            raise ValueError(
+                f'Alpha has learned since iteration {learning[0]}, for a cut at {learning[1]}, and would have from '
+                f'{begin} to {end} by the schedule of this run; keep warmup and the batch size, train beyond iteration '
+                f'{learning[1]}, and set frozen to the epochs or iterations that follow it.'
+            )
 
     def start(self, runner) -> None:
         for block in self.search.blocks.values():
             let_skip_lead(block)
 
     def learns(self, runner) -> bool:
-        return self.phases.now(runner) == 'search' and self.phases.searched(runner) >= self.begin
+        return self.phases.now(runner) == 'search' and runner.iter >= self.learning(runner)[0]
 
     def draw(self, runner) -> tuple[np.ndarray, Tensor | None]:
         mask, noise = self.search.sample()

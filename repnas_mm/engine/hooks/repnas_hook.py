@@ -96,6 +96,7 @@ class RepNASHook(SafeLoadHook):
         self._genotype: np.ndarray | None = None  # once it is frozen
         self._log, self._log_interval = SearchLog(), 0
         self._resumed: SearchState | None = None
+        self._learning: tuple[int, int] | None = None  # by the schedule of the run so far
 
     @property
     def search(self) -> BranchSearch:
@@ -137,13 +138,27 @@ class RepNASHook(SafeLoadHook):
         if self._resumed is None:
             self.strategy.start(runner)
         else:
-            self.search.load_state_dict(self._resumed['search'])
-            self.alpha_optimizer.load_state_dict(self._resumed['alpha_optimizer'])
-            if (logged := self._resumed['logged']) is not None:
-                self._log.reported = np.array(logged)
-            if (genotype := self._resumed['genotype']) is not None:
-                self._genotype = np.array(genotype)
-                self._apply(self._genotype)
+            self._resume(self._resumed)
+            self._resumed = None
+        if self._genotype is None:
+            self.strategy.go_on(runner, self._learning)
+            self._learning = self.strategy.learning(runner)
+
+    def _resume(self, state: SearchState) -> None:
+        self.search.load_state_dict(state['search'])
+        self.alpha_optimizer.load_state_dict(state['alpha_optimizer'])
+        self._learning = state['learning']
+        if state['logged'] is not None:
+            self._log.reported = np.array(state['logged'])
+        if state['genotype'] is not None:
+            self._genotype = np.array(state['genotype'])
+            found = int(np.count_nonzero(self._genotype))
+            if self.num_branches not in (None, found):
+                raise ValueError(
+                    f'The search of the checkpoint has ended with {found} branches, which '
+                    f'num_branches={self.num_branches} cannot change; set num_branches={found}, or start a new search.'
+                )
+            self._apply(self._genotype)
 
     # ---- one iteration ----
 
@@ -164,7 +179,7 @@ class RepNASHook(SafeLoadHook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Step α where the model stepped, and report."""
-        if self.alpha_optimizer.finish_iter(update=self.strategy.learns(runner)):
+        if self.alpha_optimizer.finish_iter(update=self._genotype is None and self.strategy.learns(runner)):
             self._sample_next = True
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
@@ -179,8 +194,8 @@ class RepNASHook(SafeLoadHook):
     # ---- phases ----
 
     def phase(self, runner) -> str:
-        """``warmup``, ``search`` or ``frozen``, by the loop's own unit."""
-        return self.strategy.phases.now(runner)
+        """``warmup``, ``search`` or ``frozen``: by the loop's own unit, and ``frozen`` for good once a genotype is."""
+        return self.strategy.phases.now(runner) if self._genotype is None else 'frozen'
 
     def best(self) -> np.ndarray:
         """Mask (number of candidates,) of the genotype: the frozen one, or the noise-free choice by α."""
@@ -219,6 +234,7 @@ class RepNASHook(SafeLoadHook):
             strategy=self.strategy_name,
             search=self.search.state_dict(),
             alpha_optimizer=self.alpha_optimizer.state_dict(),
+            learning=self._learning,
             genotype=None if self._genotype is None else self._genotype.tolist(),
             logged=None if self._log.reported is None else self._log.reported.tolist(),
         )
