@@ -5,10 +5,12 @@ What differs between them is here, behind one protocol; the schedule that is com
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from copy import deepcopy
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..checks import quote
 from ..models.start import let_skip_lead
@@ -21,7 +23,7 @@ from .alpha_optimizer import AlphaOptimizer
 from .fusing import output_of
 from .gate_descent import GateDescent
 from .phases import Phases
-from .recalibrate import restart_statistics
+from .recalibrate import gather_statistics, restart_statistics
 from .runner_models import final_models
 from .training_batches import training_inputs
 
@@ -63,6 +65,9 @@ class Strategy(Protocol):
 
     def freeze(self, runner, data_batch) -> np.ndarray:
         """End the search in front of this iteration; mask of the genotype."""
+
+    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
+        """Do to a copy of the runner's model what the end of the search will."""
 
 
 class Sample:
@@ -114,6 +119,9 @@ class Sample:
         restart_statistics(runner.model)
         runner.logger.info(f'Genotype frozen: {np.count_nonzero(genotype)} branches; BN statistics start anew.')
         return genotype
+
+    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
+        gather_statistics(model, [data_batch])  # as for a validation, and in the end without a frozen phase
 
 
 class Shrink:
@@ -214,6 +222,16 @@ class Shrink:
         stays = np.count_nonzero(genotype)
         runner.logger.info(f'Cut: {stays} branches stay, {len(genotype) - stays} are absorbed.')
         return genotype
+
+    @torch.no_grad()
+    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
+        inputs = training_inputs(model, data_batch)
+        blocks = find_blocks(model)
+        kept = {name: torch.tensor([c == MAIN_BRANCH for c in blocks[name].candidates]) for name in self.search.blocks}
+        with absorbing(blocks, kept):
+            model.train()._run_forward(deepcopy(inputs), mode='loss')
+        if len(final_models(runner)) > 1:
+            output_of(model, inputs)
 
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = dict(shrink=Shrink, sample=Sample)

@@ -164,7 +164,11 @@ CHANGES = {
         (2, dict(epochs=4), 'A search phase of 0 iterations leaves 0 steps of alpha'),
         (3, dict(epochs=9, frozen=5), S + F * 5),
         (3, dict(epochs=5, frozen=1), S + F),
-        (3, dict(epochs=9), r'learned since iteration 7, for a cut at 12, .* from 12 to 21 by .* train beyond iteration'),
+        (
+            3,
+            dict(epochs=9),
+            r'learned since iteration 7, for a cut at 12, .* from 12 to 21 by .* train beyond iteration',
+        ),
         (3, dict(epochs=5), 'for a cut at 12, and would have from 6 to 9'),
         (3, dict(epochs=6, warmup=0), 'keep warmup and the batch size'),
     ],

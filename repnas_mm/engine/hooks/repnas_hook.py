@@ -1,16 +1,18 @@
 """RepNAS as a training schedule: choose branches, train, step α, report."""
 
 import os.path as osp
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...registry import register
 from ...search.block import find_blocks
 from ...search.branch_search import BranchSearch
+from ...search.genotype import Genotype
 from ...utils.fileio import check_writable
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
@@ -18,11 +20,12 @@ from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT, output_of
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
+from ..rehearsal import rehearsal
 from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
 from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
 from ..strategies import PAPER_OPTIMIZER, build_strategy
-from ..training_batches import training_inputs
+from ..training_batches import first_batch, training_inputs
 from ..val_statistics import ValStatistics
 from .safe_load_hook import SafeLoadHook
 
@@ -143,6 +146,15 @@ class RepNASHook(SafeLoadHook):
         if self._genotype is None:
             self.strategy.go_on(runner, self._learning)
             self._learning = self.strategy.learning(runner)
+        self._rehearse(runner)
+
+    def _rehearse(self, runner) -> None:
+        """Try what ends the search and what writes its result, on copies."""
+        with rehearsal(runner, 'RepNASHook') as folder:
+            *_, model = final_models(runner)
+            self._export(runner, model, folder)
+            if self._genotype is None:
+                self.strategy.rehearse(runner, deepcopy(model), first_batch(runner.train_dataloader))
 
     def _resume(self, state: SearchState) -> None:
         self.search.load_state_dict(state['search'])
@@ -258,9 +270,15 @@ class RepNASHook(SafeLoadHook):
                 blocks[name].set_active(active)
         if self._genotype is None:
             recalibrate(models[0], runner.train_dataloader)
-        if is_main_process():
-            config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
-            constraint = dict(memory=self.memory) if self.num_branches is None else dict(num_branches=self.num_branches)
-            source = dict(config=config, seed=runner.seed, iterations=runner.iter, **constraint)
-            genotype = export_search(models[0], Path(runner.work_dir), runner.cfg, source, **run_meta(runner))
+        genotype = self._export(runner, models[0], Path(runner.work_dir))
+        if genotype is not None:
             runner.logger.info(f'{genotype} saved to {runner.work_dir}: genotype.json, its picture, subnet.pth')
+
+    def _export(self, runner, model: nn.Module, folder: Path) -> Genotype | None:
+        """Write the active branches of ``model`` by `export_search`; None on ranks other than the main one."""
+        if not is_main_process():
+            return None
+        config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
+        constraint = dict(memory=self.memory) if self.num_branches is None else dict(num_branches=self.num_branches)
+        source = dict(config=config, seed=runner.seed, iterations=runner.iter, **constraint)
+        return export_search(model, folder, runner.cfg, source, **run_meta(runner))
