@@ -1,5 +1,5 @@
 # A network so deep and narrow, 40 layers of 8 to 32 channels, that its branches decide what it learns, on the digits of
-# the demo. The 197 branches of five kinds train for 6 of 40 epochs; then two a block stay.
+# the demo. The 197 branches of five kinds train for 8 of 40 epochs; then two a block stay.
 _base_ = './odbb_digits.py'
 
 model = dict(
@@ -18,7 +18,7 @@ param_scheduler = [
 train_cfg = dict(max_epochs=40)
 
 custom_hooks = [
-    dict(type='RepNASHook', strategy='shrink', num_branches=80, frozen=34),
+    dict(type='RepNASHook', strategy='shrink', num_branches=80, frozen=32),
     dict(type='FuseHook'),
     *_base_.run_hooks,
 ]

@@ -55,9 +55,9 @@ default_hooks = dict(
 )
 randomness = dict(seed=0)
 
-# Five kinds of branches train for 9 of 60 epochs; then as many branches stay as a hand-made RepVGG of this shape has.
+# Five kinds of branches train for 12 of 60 epochs; then as many branches stay as a hand-made RepVGG of this shape has.
 custom_hooks = [
-    dict(type='RepNASHook', strategy='shrink', num_branches=24, frozen=51),
+    dict(type='RepNASHook', strategy='shrink', num_branches=24, frozen=48),
     dict(type='FuseHook'),
     *_base_.run_hooks,
 ]

@@ -43,6 +43,11 @@ class AlphaOptimizer:
         self._scale: float | None = None  # of the loss, in this iteration
         optim_wrapper.optimizer.register_step_post_hook(self._on_model_step)
 
+    @property
+    def has_stepped(self) -> bool:
+        """True once α has moved, in this run or in that which it resumes."""
+        return bool(self.optimizer.state)
+
     def _on_model_step(self, *_) -> None:
         self._model_stepped = True
 

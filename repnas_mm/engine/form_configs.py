@@ -1,7 +1,7 @@
 """Configs of a network's later forms, subnet and fused, made from the config of its search."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from types import FunctionType
 
 from mmengine.config import Config, ConfigDict
 
@@ -13,7 +13,7 @@ def subnet_config(cfg: Config, genotype: Genotype) -> Config:
 
     An ODBBConv2d of a ``conv_cfg`` needs no change: it takes its branches from the subnet's checkpoint.
     """
-    cfg = deepcopy(cfg)
+    cfg = _with_names(cfg)
 
     def edit(node):
         if type_name(node) == 'ODBBBackbone':
@@ -35,7 +35,7 @@ def deploy_config(cfg: Config, new_biases: Sequence[str] = ()) -> Config:
         cfg: Config of the search or the subnet.
         new_biases: Names of the convolutions with such a bias.
     """
-    cfg = deepcopy(cfg)
+    cfg = _with_names(cfg)
 
     def edit(node):
         kind = type_name(node)
@@ -61,6 +61,19 @@ def type_name(cfg: Mapping) -> str:
     """Name of the class that ``cfg`` builds, without scope; '' if it builds none."""
     kind = cfg.get('type', '')
     return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
+
+
+def _with_names(cfg: Config) -> Config:
+    """Copy of ``cfg`` with dotted names in place of classes and functions, which pure-Python configs have."""
+    return Config(_named(cfg.to_dict()))
+
+
+def _named(node):
+    if isinstance(node, Mapping):
+        return {key: _named(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(_named(child) for child in node)
+    return f'{node.__module__}.{node.__qualname__}' if isinstance(node, type | FunctionType) else node
 
 
 def _map_dicts(node, edit: Callable[[ConfigDict], ConfigDict | None]):

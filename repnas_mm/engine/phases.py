@@ -13,7 +13,7 @@ class Phases:
 
     Args:
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
-        frozen (int, optional): Length of the frozen phase, in the same unit. None: 85 % of what follows the warm-up.
+        frozen (int, optional): Length of the frozen phase, in the same unit. None: 80 % of what follows the warm-up.
     """
 
     def __init__(self, warmup: int, frozen: int | None):
@@ -32,27 +32,23 @@ class Phases:
         if self.frozen is not None:
             return self.frozen
         left = total - self.warmup
-        return max(1, min(round(0.85 * left), left - 1))
+        return max(1, min(round(0.8 * left), left - 1))
 
-    def search_steps(self, runner) -> int:
-        """Number of iterations in the search phase.
+    def search_span(self, runner) -> tuple[int, int]:
+        """Numbers of the first iteration of the search phase and of the first behind it.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if there is none.
         """
         total, unit = (runner.max_iters, 'iterations') if by_iter(runner) else (runner.max_epochs, 'epochs')
         frozen = self.frozen_of(total)
-        left = total - self.warmup - frozen
-        if left < 1:
+        if total - self.warmup - frozen < 1:
             raise ValueError(
                 f'warmup={self.warmup} and frozen={frozen} leave no search phase in {total} {unit}; shorten them or '
                 'train longer.'
             )
-        return left if by_iter(runner) else left * len(runner.train_dataloader)
-
-    def searched(self, runner) -> int:
-        """Number of iterations of the search phase that are over; below 0 before it has begun."""
-        return runner.iter - (self.warmup if by_iter(runner) else self.warmup * len(runner.train_dataloader))
+        length = 1 if by_iter(runner) else len(runner.train_dataloader)
+        return self.warmup * length, (total - frozen) * length
 
 
 def by_iter(runner) -> bool:

@@ -1,5 +1,8 @@
 """BN statistics of one network, where those at hand are a mixture over many."""
 
+from collections.abc import Iterable
+from copy import deepcopy
+
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce_params, get_rank, get_world_size
@@ -9,13 +12,12 @@ from torch.utils.data import DataLoader
 
 from .rng import seeded
 from .runner_models import unwrap
-from .worker_seeds import collate_function
+from .training_batches import batch_size_of, batches_of
 
 #: Of the images and their augmentation: not the run's, so that all runs and their tools see the same ones
 SEED = 0
 
 
-@torch.no_grad()
 def recalibrate(model: nn.Module, loader: DataLoader, num_images: int = 8192) -> None:
     """Replace the running statistics of all BNs that train by their means over training batches, in place (PreciseBN).
 
@@ -27,41 +29,32 @@ def recalibrate(model: nn.Module, loader: DataLoader, num_images: int = 8192) ->
         loader: Of the training data.
         num_images: Images over all ranks, at least one batch on each.
     """
+    indices = list(DefaultSampler(loader.dataset, shuffle=True, seed=SEED))
+    size = batch_size_of(loader)
+    count = max(1, min(num_images // get_world_size(), len(indices)) // size)
+    with seeded(SEED + get_rank()):
+        gather_statistics(model, batches_of(loader, indices[: count * size], size))
+
+
+@torch.no_grad()
+def gather_statistics(model: nn.Module, batches: Iterable) -> None:
+    """Replace the running statistics of all BNs that train by their means over these batches, in place."""
     model = unwrap(model)
     training = model.training
     model.train()
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
+    preprocessor = deepcopy(model.data_preprocessor)  # it may have a memory
     try:
-        with seeded(SEED + get_rank()):
-            for i, batch in enumerate(_batches(loader, num_images), 1):
-                for norm in norms:
-                    norm.momentum = 1 / i  # the mean over all batches so far
-                model._run_forward(model.data_preprocessor(batch, False), mode='tensor')
+        for i, batch in enumerate(batches, 1):
+            for norm in norms:
+                norm.momentum = 1 / i  # the mean over all batches so far
+            model._run_forward(preprocessor(batch, True), mode='tensor')
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         model.train(training)
     all_reduce_params((moment for norm in norms for moment in (norm.running_mean, norm.running_var)), op='mean')
-
-
-def _batches(loader: DataLoader, num_images: int) -> DataLoader:
-    """Random training batches, as many on every rank.
-
-    Workers are the loader's in number, but others: its own go on where they are, and so do transforms with a memory.
-    """
-    # a loader with a batch sampler, mmdet's default, has no size of its own
-    size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
-    indices = list(DefaultSampler(loader.dataset, shuffle=True, seed=SEED))
-    count = max(1, min(num_images // get_world_size(), len(indices)) // size)
-    return DataLoader(
-        loader.dataset,
-        size,
-        sampler=indices[: count * size],
-        num_workers=min(loader.num_workers, count),
-        collate_fn=collate_function(loader),
-        multiprocessing_context=loader.multiprocessing_context,
-    )
 
 
 def restart_statistics(model: nn.Module) -> None:

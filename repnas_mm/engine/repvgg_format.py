@@ -39,7 +39,7 @@ def to_repvgg(state_dict: Mapping[str, Tensor], cfg: Config) -> tuple[dict[str, 
         raise ValueError(f'arch={backbone.arch!r} has no counterpart in stock RepVGG, which has {known}.')
     if backbone.get('kernel_size', 3) != 3:
         raise ValueError(f'kernel_size={backbone.kernel_size} has no counterpart in stock RepVGG, which is 3x3.')
-    if backbone.get('act_cfg', dict(type='ReLU'))['type'] != 'ReLU':
+    if type_name(backbone.get('act_cfg', dict(type='ReLU'))) != 'ReLU':
         raise ValueError(f'act_cfg={dict(backbone.act_cfg)} has no counterpart in stock RepVGG, which uses ReLU.')
     kept = {key: backbone[key] for key in _COMMON if backbone.get(key) is not None}
     if 'out_indices' in kept:  # stock RepVGG does not count from the end

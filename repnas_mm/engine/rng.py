@@ -32,13 +32,20 @@ def set_rng_state(state: dict) -> None:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw random numbers from ``seed`` on inside the ``with`` block, and behind it as if there had been none."""
+def preserved() -> Iterator[None]:
+    """Let random numbers go on behind the ``with`` block as if none had been drawn in it."""
     state = rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
     try:
         yield
     finally:
         set_rng_state(state)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw random numbers from ``seed`` on inside the ``with`` block, and behind it as if there had been none."""
+    with preserved():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        yield

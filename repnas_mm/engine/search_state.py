@@ -15,6 +15,8 @@ class SearchState(TypedDict):
     search: dict
     #: State dict of α's optimizer
     alpha_optimizer: dict
+    #: The iterations in which α learns, `Strategy.learning`; None in checkpoints from before it was written
+    learning: tuple[int, int] | None
     #: Mask of the frozen genotype, and of the choice that was reported last; None before there is one
     genotype: list[bool] | None
     logged: list[bool] | None
@@ -33,7 +35,7 @@ def read_search_state(checkpoint: Mapping, strategy: str) -> SearchState:
         )
     state, expected = checkpoint['repnas'], SearchState.__annotations__
     if isinstance(state, Mapping):
-        state = {'strategy': 'sample', **state}  # the only one when the key was not written
+        state = {'strategy': 'sample', 'learning': None, **state}  # sample was the only one when no key said so
     if not isinstance(state, Mapping) or state.keys() != expected.keys():
         raise ValueError(
             f"The checkpoint's state of the search does not consist of {', '.join(expected)}; it is of another version "

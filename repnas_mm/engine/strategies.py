@@ -5,10 +5,12 @@ What differs between them is here, behind one protocol; the schedule that is com
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..checks import quote
 from ..models.start import let_skip_lead
@@ -19,11 +21,12 @@ from ..search.shrink import ShrinkSearch
 from ..search.space import BRANCHES
 from .absorbing import absorbing
 from .alpha_optimizer import AlphaOptimizer
-from .fusing import network_output
+from .fusing import output_of
 from .gate_descent import GateDescent
 from .phases import Phases
-from .recalibrate import restart_statistics
+from .recalibrate import gather_statistics, restart_statistics
 from .runner_models import final_models
+from .training_batches import training_inputs
 
 #: α's optimizer in Algorithm 1
 PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
@@ -45,6 +48,19 @@ class Strategy(Protocol):
     def start(self, runner) -> None:
         """Begin a training that resumes nothing, once everything is loaded."""
 
+    def learning(self, runner) -> tuple[int, int]:
+        """Numbers of the first iteration in which α learns, by the schedule of this run, and of the first behind it."""
+
+    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
+        """Begin or continue a training whose genotype is still to come, once everything is loaded.
+
+        Args:
+            learning: What `learning` was in the run that wrote the checkpoint.
+
+        Raises:
+            ValueError: if the schedule has changed since, in a way in which that search cannot end well.
+        """
+
     def learns(self, runner) -> bool:
         """Return True if α moves in this iteration."""
 
@@ -53,6 +69,9 @@ class Strategy(Protocol):
 
     def freeze(self, runner, data_batch) -> np.ndarray:
         """End the search in front of this iteration; mask of the genotype."""
+
+    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
+        """Do to a copy of the runner's model what the end of the search will."""
 
 
 class Sample:
@@ -77,11 +96,24 @@ class Sample:
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
         self.search = BranchSearch(blocks, *self.constraint, self.temperature, runner.seed or 0)
         alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
-        alpha_optimizer.warn_if_too_slow(self.phases.search_steps(runner), runner.logger)
+        start, end = self.phases.search_span(runner)
+        alpha_optimizer.warn_if_too_slow(end - start, runner.logger)
+        self.alpha_optimizer = alpha_optimizer
         return self.search, alpha_optimizer
 
     def start(self, runner) -> None:
         pass
+
+    def learning(self, runner) -> tuple[int, int]:
+        return self.phases.search_span(runner)
+
+    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
+        _, end = self.learning(runner)
+        if runner.iter >= end and not self.alpha_optimizer.has_stepped:
+            raise ValueError(
+                f'The run goes on at iteration {runner.iter} with alpha as it was initialized, and its search phase '
+                f'would end at {end}; train longer, or shorten frozen.'
+            )
 
     def learns(self, runner) -> bool:
         return self.phases.now(runner) == 'search'
@@ -96,6 +128,9 @@ class Sample:
         restart_statistics(runner.model)
         runner.logger.info(f'Genotype frozen: {np.count_nonzero(genotype)} branches; BN statistics start anew.')
         return genotype
+
+    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
+        gather_statistics(model, [data_batch])  # as for a validation, and in the end without a frozen phase
 
 
 class Shrink:
@@ -121,7 +156,7 @@ class Shrink:
         if frozen == 0:
             raise ValueError(
                 "strategy='shrink' cuts where the frozen phase begins, and frozen is 0; set it to the epochs or "
-                'iterations that train after the cut, about 0.85 of all.'
+                'iterations that train after the cut, about 0.8 of all.'
             )
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
@@ -136,17 +171,38 @@ class Shrink:
                     f"Block '{name}' has no branch '{MAIN_BRANCH}' that could absorb others, as strategy='shrink' "
                     "needs; search with strategy='sample'."
                 )
-        wrapper, iterations = runner.optim_wrapper, self.phases.search_steps(runner)
-        self.begin = iterations // 2
-        steps = (iterations - self.begin) // getattr(wrapper, '_accumulative_counts', 1)
-        if steps < 2:
-            raise ValueError(
-                f'A search phase of {iterations} iterations leaves {steps} steps of alpha in its second half, and '
-                "strategy='shrink' needs at least 2; lengthen it."
-            )
         self.search = ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
-        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, wrapper, dict(type='GateDescent', steps=steps))
+        cfg = dict(type='GateDescent', steps=self._steps(runner))
+        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, cfg)
         return self.search, self.alpha_optimizer
+
+    def learning(self, runner) -> tuple[int, int]:
+        start, end = self.phases.search_span(runner)
+        return (start + end) // 2, end
+
+    def _steps(self, runner, first: int = 0) -> int:
+        """Steps of α from iteration ``first`` on."""
+        begin, end = self.learning(runner)
+        steps = (end - max(begin, first)) // getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if steps < 2:
+            start, _ = self.phases.search_span(runner)
+            raise ValueError(
+                f'A search phase of {end - max(start, first)} iterations leaves {max(steps, 0)} steps of alpha in its '
+                "second half, and strategy='shrink' needs at least 2; lengthen it."
+            )
+        return steps
+
+    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
+        """As `Strategy`: as long as α rests the schedule is free, then it is as far as the cut that of α's path."""
+        begin, end = self.learning(runner)
+        if not self.alpha_optimizer.has_stepped:
+            self.alpha_optimizer.optimizer.param_groups[0]['steps'] = self._steps(runner, runner.iter)
+        elif learning not in (None, (begin, end)):
+            raise ValueError(
+                f'Alpha has learned since iteration {learning[0]}, for a cut at {learning[1]}, and would have from '
+                f'{begin} to {end} by the schedule of this run; keep warmup and the batch size, train beyond iteration '
+                f'{learning[1]}, and set frozen to the epochs or iterations that follow it.'
+            )
 
     def start(self, runner) -> None:
         self.search.apply(self.search.best())
@@ -154,7 +210,7 @@ class Shrink:
             let_skip_lead(block)
 
     def learns(self, runner) -> bool:
-        return self.phases.now(runner) == 'search' and self.phases.searched(runner) >= self.begin
+        return self.phases.now(runner) == 'search' and runner.iter >= self.learning(runner)[0]
 
     def draw(self, runner) -> tuple[np.ndarray, Tensor | None]:
         mask, noise = self.search.sample()
@@ -174,13 +230,23 @@ class Shrink:
             for name, mask in started.items():
                 blocks[name].set_active(mask)
             with absorbing(blocks, kept):
-                network_output(average, data_batch)  # in eval mode, in which an average is used
+                output_of(average, training_inputs(average, data_batch))  # in eval mode, as an average is used
         stack = ExitStack()
         stack.enter_context(absorbing(self.search.blocks, kept))
         stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)
         stays = np.count_nonzero(genotype)
         runner.logger.info(f'Cut: {stays} branches stay, {np.count_nonzero(before) - stays} are absorbed.')
         return genotype
+
+    @torch.no_grad()
+    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
+        inputs = training_inputs(model, data_batch)
+        blocks = find_blocks(model)
+        kept = {name: torch.tensor([c == MAIN_BRANCH for c in blocks[name].candidates]) for name in self.search.blocks}
+        with absorbing(blocks, kept):
+            model.train()._run_forward(deepcopy(inputs), mode='loss')
+        if len(final_models(runner)) > 1:
+            output_of(model, inputs)
 
 
 def _checked(candidates: Sequence[str]) -> tuple[str, ...]:

@@ -93,9 +93,9 @@ def test_it_is_what_a_config_gets_that_says_no_more_than_c(small_cfg, by_iter, r
 
 @pytest.mark.parametrize(
     ('warmup', 'total', 'frozen'),
-    [(0, 60, 51), (10, 60, 42), (0, 750_000, 637_500), (0, 3, 2), (0, 2, 1), (58, 60, 1), (0, 1, 1), (60, 60, 1)],
+    [(0, 60, 48), (10, 60, 40), (0, 750_000, 600_000), (0, 3, 2), (0, 2, 1), (58, 60, 1), (0, 1, 1), (60, 60, 1)],
 )
-def test_85_percent_behind_the_warm_up_are_frozen(warmup, total, frozen):
+def test_four_fifths_behind_the_warm_up_are_frozen(warmup, total, frozen):
     assert Phases(warmup, None).frozen_of(total) == frozen
 
 
@@ -332,4 +332,4 @@ def test_a_config_of_before_that_shared_weights_is_told_so(small_cfg, run, resum
 
 def test_a_state_from_before_there_were_strategies_is_one_of_sample():
     state = dict(search={}, alpha_optimizer={}, genotype=None, logged=None)
-    assert read_search_state(dict(repnas=state), 'sample') == dict(state, strategy='sample')
+    assert read_search_state(dict(repnas=state), 'sample') == dict(state, strategy='sample', learning=None)

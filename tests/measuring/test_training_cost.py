@@ -95,19 +95,19 @@ def test_a_search_is_a_mean_over_draws(cfg):
     assert config_cost(cfg, draws=5).bytes_an_image > many.bytes_an_image
 
 
-def test_a_search_that_shrinks_needs_the_memory_of_all_branches_and_15_percent_of_their_operations(cfg):
+def test_a_search_that_shrinks_needs_the_memory_of_all_branches_and_a_fifth_of_their_operations(cfg):
     cfg.model.backbone.share_weights = False
     costs = {}
     for strategy, branches, kinds in (('sample', 25, None), ('shrink', 25, [*BRANCHES]), ('shrink', 4, [*BRANCHES])):
         cfg.custom_hooks[0] = dict(type='RepNASHook', strategy=strategy, num_branches=branches, candidates=kinds)
         costs[strategy, branches] = config_cost(cfg, draws=1)
     every, same, few = costs.values()
-    assert (every.branches, same.branches, few.branches) == (25, 25, pytest.approx(0.15 * 25 + 0.85 * 4))
+    assert (every.branches, same.branches, few.branches) == (25, 25, pytest.approx(0.2 * 25 + 0.8 * 4))
     assert every.bytes_a_gpu == pytest.approx(same.bytes_a_gpu) == pytest.approx(few.bytes_a_gpu)
     cfg.model.backbone.genotype = 'plain'  # as kxk alone
     cfg.custom_hooks = []
     alone = config_cost(cfg).flops_an_image
-    assert few.flops_an_image == pytest.approx(0.15 * every.flops_an_image + 0.85 * alone)
+    assert few.flops_an_image == pytest.approx(0.2 * every.flops_an_image + 0.8 * alone)
 
 
 def test_a_memory_constraint_is_kept_at_the_batch_size(cfg):

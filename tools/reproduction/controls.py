@@ -89,8 +89,8 @@ class Gradual(Measured):
     steps_left = [0.25, 0.5, 0.75]
 
     def draw(self, runner):
-        end = self.phases.search_steps(runner)
-        done = (self.phases.searched(runner) - self.begin) / (end - self.begin)
+        begin, end = self.learning(runner)
+        done = (runner.iter - begin) / (end - begin)
         if self.steps_left and done >= self.steps_left[0]:
             self.steps_left = self.steps_left[1:]
             self._leave(runner, 1 / (len(self.steps_left) + 2))

@@ -1,6 +1,5 @@
 """Fuse the branches when training ends, and for as long as a test runs."""
 
-import os.path as osp
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -10,8 +9,10 @@ from torch import nn
 
 from ...registry import register
 from ..checkpoint import run_meta, save_fused
-from ..fusing import NO_BLOCKS_HINT, fuse_checked, is_fused, network_output
+from ..fusing import NO_BLOCKS_HINT, Fused, fuse_checked, is_fused, network_output, output_of
+from ..rehearsal import rehearsal
 from ..runner_models import final_models, find_blocks_of_run, renew_averages, replace_model, unwrap
+from ..training_batches import first_batch, training_inputs
 from .safe_load_hook import SafeLoadHook
 
 
@@ -48,20 +49,30 @@ class FuseHook(SafeLoadHook):
     def before_train(self, runner) -> None:
         super().before_train(runner)
         renew_averages(runner)
+        if not is_fused(unwrap(runner.model)):
+            with rehearsal(runner, 'FuseHook') as folder:
+                self._fuse(runner, folder / 'fused.pth', trained=False)
 
     def after_train(self, runner) -> None:
-        if is_fused(unwrap(runner.model)) or not is_main_process():
+        if is_fused(unwrap(runner.model)):
             return
+        path = Path(runner.work_dir) / 'fused.pth'
+        fused = self._fuse(runner, path)
+        if fused is not None:
+            runner.logger.info(
+                f'Fused model (differs from the unfused by {fused.difference:.1e} of its largest output) saved to '
+                f'{path}'
+            )
+
+    def _fuse(self, runner, path: Path, trained: bool = True) -> Fused | None:
+        """Write a fused copy of the model and its config; None on ranks other than the main one."""
         model = deepcopy(final_models(runner)[0])
-        loader = runner.train_dataloader
-        # straight from the dataset: an InfiniteSampler cannot be iterated a second time
-        batch = loader.collate_fn([loader.dataset[i] for i in range(min(8, len(loader.dataset)))])
-        fused = fuse_checked(model, partial(network_output, batch=batch))
-        path = Path(osp.join(runner.work_dir, 'fused.pth'))
+        inputs = training_inputs(model, first_batch(runner.train_dataloader))
+        if not is_main_process():
+            return None
+        fused = fuse_checked(model, partial(output_of, inputs=inputs), trained)
         save_fused(model, path, runner.cfg, fused.new_biases, **run_meta(runner))
-        runner.logger.info(
-            f'Fused model (differs from the unfused by {fused.difference:.1e} of its largest output) saved to {path}'
-        )
+        return fused
 
     def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
         model = unwrap(runner.model)

@@ -2,27 +2,31 @@
 
 import os.path as osp
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...registry import register
 from ...search.block import find_blocks
 from ...search.branch_search import BranchSearch
+from ...search.genotype import Genotype
 from ...utils.fileio import check_writable
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
 from ..export import export_search
-from ..fusing import NO_BLOCKS_HINT, network_output
+from ..fusing import NO_BLOCKS_HINT, output_of
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
+from ..rehearsal import rehearsal
 from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
 from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
 from ..strategies import PAPER_OPTIMIZER, build_strategy
+from ..training_batches import first_batch, training_inputs
 from ..val_statistics import ValStatistics
 from .safe_load_hook import SafeLoadHook
 
@@ -53,7 +57,7 @@ class RepNASHook(SafeLoadHook):
             ``'6GiB'``. Exactly one of the two must be given.
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
             Defaults to 0.
-        frozen (int, optional): Length of the frozen phase, in the same unit. Defaults to None: 85 % of what follows
+        frozen (int, optional): Length of the frozen phase, in the same unit. Defaults to None: 80 % of what follows
             the warm-up, and 0 for ``'sample'``.
         temperature (float): λ of Eq. 11, of ``'sample'``. Defaults to 1.
         alpha_optimizer (dict): Optimizer of α, of ``'sample'``. Defaults to Adam with lr 1e-4 and betas (0.5, 0.999).
@@ -100,6 +104,7 @@ class RepNASHook(SafeLoadHook):
         self._genotype: np.ndarray | None = None  # once it is frozen
         self._log, self._log_interval = SearchLog(), 0
         self._resumed: SearchState | None = None
+        self._learning: tuple[int, int] | None = None  # by the schedule of the run so far
 
     @property
     def search(self) -> BranchSearch:
@@ -141,13 +146,36 @@ class RepNASHook(SafeLoadHook):
         if self._resumed is None:
             self.strategy.start(runner)
         else:
-            self.search.load_state_dict(self._resumed['search'])
-            self.alpha_optimizer.load_state_dict(self._resumed['alpha_optimizer'])
-            if (logged := self._resumed['logged']) is not None:
-                self._log.reported = np.array(logged)
-            if (genotype := self._resumed['genotype']) is not None:
-                self._genotype = np.array(genotype)
-                self._apply(self._genotype)
+            self._resume(self._resumed)
+            self._resumed = None
+        if self._genotype is None:
+            self.strategy.go_on(runner, self._learning)
+            self._learning = self.strategy.learning(runner)
+        self._rehearse(runner)
+
+    def _rehearse(self, runner) -> None:
+        """Try what ends the search and what writes its result, on copies."""
+        with rehearsal(runner, 'RepNASHook') as folder:
+            *_, model = final_models(runner)
+            self._export(runner, model, folder)
+            if self._genotype is None:
+                self.strategy.rehearse(runner, deepcopy(model), first_batch(runner.train_dataloader))
+
+    def _resume(self, state: SearchState) -> None:
+        self.search.load_state_dict(state['search'])
+        self.alpha_optimizer.load_state_dict(state['alpha_optimizer'])
+        self._learning = state['learning']
+        if state['logged'] is not None:
+            self._log.reported = np.array(state['logged'])
+        if state['genotype'] is not None:
+            self._genotype = np.array(state['genotype'])
+            found = int(np.count_nonzero(self._genotype))
+            if self.num_branches not in (None, found):
+                raise ValueError(
+                    f'The search of the checkpoint has ended with {found} branches, which '
+                    f'num_branches={self.num_branches} cannot change; set num_branches={found}, or start a new search.'
+                )
+            self._apply(self._genotype)
 
     # ---- one iteration ----
 
@@ -155,7 +183,8 @@ class RepNASHook(SafeLoadHook):
         """Choose the branches of this iteration, or of this accumulation of gradients."""
         if self.search.needs_input_shapes():
             model = unwrap(runner.model)
-            self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: network_output(model, data_batch)))
+            inputs = training_inputs(model, data_batch)
+            self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: output_of(model, inputs)))
         phase = self.phase(runner)
         if phase == 'frozen' and self._genotype is None:
             self._mask = self._genotype = self.strategy.freeze(runner, data_batch)
@@ -167,7 +196,7 @@ class RepNASHook(SafeLoadHook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Step α where the model stepped, and report."""
-        if self.alpha_optimizer.finish_iter(update=self.strategy.learns(runner)):
+        if self.alpha_optimizer.finish_iter(update=self._genotype is None and self.strategy.learns(runner)):
             self._sample_next = True
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
@@ -182,8 +211,8 @@ class RepNASHook(SafeLoadHook):
     # ---- phases ----
 
     def phase(self, runner) -> str:
-        """``warmup``, ``search`` or ``frozen``, by the loop's own unit."""
-        return self.strategy.phases.now(runner)
+        """``warmup``, ``search`` or ``frozen``: by the loop's own unit, and ``frozen`` for good once a genotype is."""
+        return self.strategy.phases.now(runner) if self._genotype is None else 'frozen'
 
     def best(self) -> np.ndarray:
         """Mask (number of candidates,) of the genotype: the frozen one, or the noise-free choice by α."""
@@ -222,6 +251,7 @@ class RepNASHook(SafeLoadHook):
             strategy=self.strategy_name,
             search=self.search.state_dict(),
             alpha_optimizer=self.alpha_optimizer.state_dict(),
+            learning=self._learning,
             genotype=None if self._genotype is None else self._genotype.tolist(),
             logged=None if self._log.reported is None else self._log.reported.tolist(),
         )
@@ -245,10 +275,15 @@ class RepNASHook(SafeLoadHook):
                 blocks[name].set_active(active)
         if self._genotype is None:
             recalibrate(models[0], runner.train_dataloader)
-        if is_main_process():
-            config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
-            constraint = dict(memory=self.memory) if self.num_branches is None else dict(num_branches=self.num_branches)
-            source = dict(config=config, strategy=self.strategy_name, seed=runner.seed, iterations=runner.iter)
-            source |= constraint
-            genotype = export_search(models[0], Path(runner.work_dir), runner.cfg, source, **run_meta(runner))
+        genotype = self._export(runner, models[0], Path(runner.work_dir))
+        if genotype is not None:
             runner.logger.info(f'{genotype} saved to {runner.work_dir}: genotype.json, its picture, subnet.pth')
+
+    def _export(self, runner, model: nn.Module, folder: Path) -> Genotype | None:
+        """Write the active branches of ``model`` by `export_search`; None on ranks other than the main one."""
+        if not is_main_process():
+            return None
+        config = osp.basename(runner.cfg.filename) if runner.cfg.filename else None
+        constraint = dict(memory=self.memory) if self.num_branches is None else dict(num_branches=self.num_branches)
+        source = dict(config=config, strategy=self.strategy_name, seed=runner.seed, iterations=runner.iter)
+        return export_search(model, folder, runner.cfg, source | constraint, **run_meta(runner))

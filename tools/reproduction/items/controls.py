@@ -17,7 +17,7 @@ from ..training import Result, Training
 from .deep import cpu_seconds
 
 #: Parts of the schedule at which branches leave instead
-CUTS = (0.1, 0.15, 0.3, 0.5)
+CUTS = (0.1, 0.15, 0.3)
 #: Of the fine-tuning: epochs, and those behind the cut
 FINE_TUNING = (10, 1)
 LABELS = ('absorbed', 'dropped')
