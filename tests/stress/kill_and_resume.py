@@ -50,6 +50,13 @@ def workers(cfg: Config, persistent: bool) -> None:
     cfg.train_dataloader.update(num_workers=2, persistent_workers=persistent)
 
 
+def shrink(cfg: Config) -> None:
+    """All branches, and one cut, in the place of Algorithm 1."""
+    cfg.model.backbone.share_weights = False
+    del cfg.custom_hooks[0]['alpha_optimizer']
+    cfg.custom_hooks[0].strategy = 'shrink'
+
+
 #: Name -> (number of ranks, what it changes in the config)
 VARIANTS = {
     'epochs, no workers': (1, lambda cfg: by_epoch(cfg)),
@@ -72,6 +79,15 @@ VARIANTS = {
         2,
         lambda c: (by_epoch(c), workers(c, True), c.train_dataloader.update(batch_size=8)),
     ),
+    'shrink, epochs, persistent workers, EMA': (
+        1,
+        lambda c: (by_epoch(c), workers(c, True), c.custom_hooks.append(EMA), shrink(c)),
+    ),
+    'shrink, iterations, 2 gradients accumulated': (
+        1,
+        lambda c: (by_iteration(c), shrink(c), c.optim_wrapper.update(accumulative_counts=2)),
+    ),
+    'shrink, 2 ranks, epochs': (2, lambda c: (by_epoch(c), shrink(c), c.train_dataloader.update(batch_size=8))),
 }
 
 
