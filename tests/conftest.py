@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import mmengine.config.config
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -11,11 +12,18 @@ from mmengine.runner import Runner
 from small_search import in_iterations, small_search
 from yapf.yapflib import yapf_api
 
+from repnas_mm.engine import export, search_log
+
 torch.set_num_threads(1)
 
 # Half the time of a small training is yapf, which makes a config's text pretty for every log and checkpoint; the plain
 # text loads as well. Scripts that tests start in processes of their own still do it.
 yapf_api.FormatCode = mmengine.config.config.FormatCode = lambda text, **options: (text, True)
+
+# Most of the other half is matplotlib: no pictures of α in each epoch, and none that a rehearsal throws away.
+_save_figure = export.save_figure
+export.save_figure = lambda figure, path: None if '.rehearsal-' in str(path) else _save_figure(figure, path)
+search_log.plot_alpha = lambda *_: np.zeros((2, 2, 3), dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)

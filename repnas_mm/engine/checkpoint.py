@@ -64,7 +64,9 @@ def build_model(cfg: Config, checkpoint: Mapping) -> nn.Module:
     A subnet checkpoint carries its genotype and a fused one shows its form by its keys, so that the config of the
     search serves for all three.
     """
-    init_default_scope(cfg.get('default_scope') or 'mmengine')  # a pure-Python config may say None
+    scope = cfg.get('default_scope', 'mmengine')
+    if scope is not None:  # as in pure-Python configs; a Runner sets none then either
+        init_default_scope(scope)
     state, meta = _read_state(checkpoint), checkpoint.get('meta', {})
     if 'new_biases' in meta:
         cfg = deploy_config(cfg, meta['new_biases'])

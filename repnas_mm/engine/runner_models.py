@@ -1,9 +1,13 @@
 """The copies of a model that a runner holds, without their wrappers, and the blocks in them."""
 
+from collections.abc import Mapping
+
+import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from torch import nn
 
+from ..checks import quote
 from ..search.block import Block, find_blocks
 
 
@@ -30,7 +34,23 @@ def replace_model(runner, model: nn.Module) -> None:
 
 
 def _averages(runner) -> list[BaseAveragedModel]:
-    return [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+    hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for hook in hooks:
+        if not hasattr(hook, 'ema_model'):  # it makes its copy of the model in before_run
+            raise ValueError(
+                f'EMAHook comes after the hooks of repnas_mm with its priority {quote(hook.priority)}, and must come '
+                "before them, since they set its copy's branches; remove the priority, which is then 'NORMAL'."
+            )
+    return [hook.ema_model for hook in hooks]
+
+
+@torch.no_grad()
+def copy_to_waiting_averages(runner, alphas: Mapping[str, nn.Parameter]) -> None:
+    """Give α to every average that has not begun: until then it is to equal the model, of which α is stepped last."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and not hook._ema_started(runner):
+            for name, alpha in alphas.items():
+                hook.ema_model.module.get_submodule(name).alpha.copy_(alpha)
 
 
 def final_models(runner) -> list[nn.Module]:

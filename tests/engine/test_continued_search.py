@@ -1,4 +1,4 @@
-"""A search that goes on by another schedule: a genotype that stands stays, all else continues sensibly or is refused."""
+"""A search that goes on by another schedule: a genotype that stands stays, all else goes on sensibly or is refused."""
 
 from copy import deepcopy
 from functools import cache

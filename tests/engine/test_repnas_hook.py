@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
@@ -266,6 +266,35 @@ def test_ema_gives_the_weights_and_raw_alpha_the_genotype(small_cfg, run):
 def _raw_validations(watch):
     """Validated masks must be those of a fixed C, though EMAHook has swapped α by then."""
     return [(np.array(mask.sum()), np.array(10)) for mask, _ in watch.validated]
+
+
+class AlphaOfTheAverage(Hook):
+    """Whether, behind each iteration, the average has the model's α and weights."""
+
+    priority = 100
+
+    def __init__(self):
+        self.same = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module
+        pairs = [*zip(runner.model.parameters(), average.parameters(), strict=True)]
+        self.same.append(all(torch.equal(*pair) for pair in pairs))
+
+
+@pytest.mark.parametrize('begin', [dict(begin_epoch=4), dict(begin_iter=10)])
+def test_an_average_that_waits_is_the_model(small_cfg, run, begin):
+    small_cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.2, **begin))
+    watch = AlphaOfTheAverage()
+    run(small_cfg, watch)
+    assert watch.same[:9] == [True] * 9 and not any(watch.same[10:])
+
+
+@pytest.mark.parametrize('priority', ['LOW', 'VERY_LOW', 55])
+def test_an_average_that_comes_too_late_is_named(small_cfg, run, priority):
+    small_cfg.custom_hooks.append(dict(type='EMAHook', priority=priority))
+    with pytest.raises(ValueError, match=f'EMAHook comes after the hooks of repnas_mm with its priority .?{priority}'):
+        run(small_cfg)
 
 
 def test_frozen_stages_leave_the_search(small_cfg, run):

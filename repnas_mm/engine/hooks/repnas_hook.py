@@ -22,7 +22,14 @@ from ..fusing import NO_BLOCKS_HINT, output_of
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
 from ..rehearsal import rehearsal
-from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
+from ..runner_models import (
+    check_unused_parameters,
+    copy_to_waiting_averages,
+    final_models,
+    find_blocks_of_run,
+    renew_averages,
+    unwrap,
+)
 from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
 from ..strategies import PAPER_OPTIMIZER, build_strategy
@@ -198,6 +205,7 @@ class RepNASHook(SafeLoadHook):
         """Step α where the model stepped, and report."""
         if self.alpha_optimizer.finish_iter(update=self._genotype is None and self.strategy.learns(runner)):
             self._sample_next = True
+            copy_to_waiting_averages(runner, {name: block.alpha for name, block in self.search.blocks.items()})
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
             self._log.report(runner, self.search, self.phase(runner), self._mask, self.best())
