@@ -4,9 +4,11 @@ from contextlib import ExitStack
 
 from mmengine.hooks import Hook
 
+from ...models.foreign import check_prefix
 from ...registry import register
 from ..log_history import log_history_allowed, plain_history, restore_history
 from ..plain import plain
+from ..runner_models import unwrap
 
 
 @register('HOOKS')
@@ -45,6 +47,7 @@ class SafeLoadHook(Hook):
                 checkpoint[key] = plain(checkpoint[key])
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        check_prefix(checkpoint.get('state_dict', checkpoint), unwrap(runner.model))
         if 'message_hub' in checkpoint:
             restore_history(checkpoint['message_hub'])
         meta = checkpoint.get('meta', {})
