@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from ...models.foreign import check_prefix
 from ...registry import register
 from ..log_history import log_history_allowed, plain_history, restore_history
+from ..paramwise import reach_blocks
 from ..plain import plain
 from ..runner_models import unwrap
 
@@ -30,6 +31,7 @@ class SafeLoadHook(Hook):
 
     def before_run(self, runner) -> None:
         self._loading.enter_context(log_history_allowed())
+        reach_blocks(runner)
 
     def before_train(self, runner) -> None:
         self._loading.close()
