@@ -11,6 +11,7 @@ from mmengine.config import Config
 from repnas_mm.engine.checkpoint import build_model, load_file
 from repnas_mm.engine.deployment import export_onnx
 from repnas_mm.engine.fusing import fuse_model, is_fused
+from repnas_mm.engine.input_shapes import image_shape
 from repnas_mm.search import find_blocks
 
 
@@ -20,7 +21,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoint')
     parser.add_argument('out', type=Path, help='ONNX file to write')
     parser.add_argument(
-        '--shape', type=int, nargs=3, default=(3, 224, 224), metavar=('C', 'H', 'W'), help='of an image'
+        '--shape',
+        type=int,
+        nargs=3,
+        metavar=('C', 'H', 'W'),
+        help="of an image; by default the network's channels and 224 224",
     )
     return parser.parse_args(argv)
 
@@ -30,7 +35,7 @@ def main(argv=None) -> None:
     model = build_model(Config.fromfile(args.config), load_file(args.checkpoint))
     if find_blocks(model) and not is_fused(model):
         fuse_model(model)
-    difference = export_onnx(model, args.out, args.shape)
+    difference = export_onnx(model, args.out, args.shape or image_shape(model))
     print(f'{args.out}: ONNX Runtime differs from torch by {difference:.1e} of the largest output')
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from repnas_mm.checks import explain_errors
 from repnas_mm.engine.checkpoint import build_model, deploy_config, load_file, save_fused, save_model, source_meta
 from repnas_mm.engine.fusing import fuse_checked, is_fused, raw_output
+from repnas_mm.engine.input_shapes import image_shape
 from repnas_mm.engine.repvgg_format import to_repvgg
 
 
@@ -22,7 +24,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoint')
     parser.add_argument('out', type=Path, help='fused checkpoint to write, .pth')
     parser.add_argument(
-        '--shape', type=int, nargs=3, default=(3, 224, 224), metavar=('C', 'H', 'W'), help='of the images to check with'
+        '--shape',
+        type=int,
+        nargs=3,
+        metavar=('C', 'H', 'W'),
+        help="of the images to check with; by default the network's channels and 224 224",
     )
     parser.add_argument('--repvgg-keys', action='store_true', help="write it for mmpretrain's own RepVGG instead")
     args = parser.parse_args(argv)
@@ -38,7 +44,9 @@ def main(argv=None) -> None:
     model = build_model(cfg, checkpoint)
     if is_fused(model):
         raise ValueError(f"Checkpoint '{args.checkpoint}' is fused already.")
-    images = torch.randn(2, *args.shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, *(args.shape or image_shape(model)), generator=torch.Generator().manual_seed(0))
+    with explain_errors(f'The network does not take images of shape {tuple(images.shape[1:])}, give others by --shape'):
+        raw_output(model, images)
     fused = fuse_checked(model, partial(raw_output, inputs=images))
     if args.repvgg_keys:
         state, stock_cfg = to_repvgg(model.state_dict(), deploy_config(cfg))

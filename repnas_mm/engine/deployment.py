@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from ..checks import explain_errors
 from ..utils.fileio import atomic_write
 from .fusing import TOLERANCE, exact_float32, max_difference
 
@@ -52,7 +53,8 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
     network = Network(model).eval()
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), exact_float32():
-        expected = network(images)
+        with explain_errors(f'The network does not take images of shape {tuple(shape)}, give others by --shape'):
+            expected = network(images)
         names = [f'output{i}' for i in range(len(expected))]
         program = torch.onnx.export(
             network,

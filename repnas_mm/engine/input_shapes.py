@@ -1,9 +1,11 @@
-"""Shapes and dtypes that arrive at the blocks when the model sees a batch."""
+"""Shapes of a model's images, and of what arrives at its blocks."""
 
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
+
+from ..search.block import is_block
 
 
 def input_shapes(blocks: Mapping[str, nn.Module], forward: Callable) -> dict[str, tuple[tuple, torch.dtype]]:
@@ -26,3 +28,9 @@ def input_shapes(blocks: Mapping[str, nn.Module], forward: Callable) -> dict[str
             'measured; use num_branches instead of memory.'
         )
     return seen
+
+
+def image_shape(model: nn.Module) -> tuple[int, int, int]:
+    """(C, H, W) of images to try ``model`` with: as many channels as its first convolution takes, 224×224."""
+    convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d) or is_block(m))
+    return getattr(next(convolutions, None), 'in_channels', 3), 224, 224

@@ -4,14 +4,17 @@ from collections.abc import MutableMapping
 
 from torch import Tensor
 
-from .warm_start import MAIN_BRANCH, pop_convolution, warm_state
+from ..checks import explain_errors
+from .foreign import fuse_branches, pop_branches
+from .warm_start import MAIN_BRANCH, branch_state, pop_convolution, warm_state
 
 
 def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
     """Turn the entries of ``block`` at ``prefix`` into those of its own form, and set its active branches.
 
-    A subnet takes its part of a search; a block that follows its checkpoint becomes the subnet there; ordinary weights
-    become those of the main branch, or of the fused convolution.
+    A subnet takes its part of a search; a block that follows its checkpoint becomes the subnet there. A block of other
+    code (`repnas_mm.models.foreign`) comes branch by branch where a subnet has all its branches. Ordinary weights, and
+    what it computes elsewhere, become those of the main branch, or of the fused convolution.
 
     Args:
         block: `ODBBlock`.
@@ -23,10 +26,8 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
     """
     if block.follows_checkpoint and block.alpha is not None:
         _follow(block, state_dict, prefix)
-    eps = 1e-5 if block.deploy else next(iter(block.branches.values())).norm.eps
-    convolution = pop_convolution(state_dict, prefix, block.groups, eps)
-    if convolution is not None:
-        state_dict.update({prefix + key: value for key, value in _from_plain(block, prefix, *convolution).items()})
+    if (plain := _from_other(block, state_dict, prefix)) is not None:
+        state_dict.update({prefix + key: value for key, value in plain.items()})
     elif any(key.startswith(f'{prefix}branches.') for key in state_dict):
         block.warm_started = False  # a resume: the first batch has long passed
     if block.alpha is None and not block.deploy and f'{prefix}alpha' in state_dict:
@@ -51,14 +52,39 @@ def _follow(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
         block.switch_to_subnet(kept)
 
 
-def _from_plain(block, prefix: str, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """State dict of ``block`` that computes an ordinary convolution."""
+def _from_other(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> dict[str, Tensor] | None:
+    """State dict of ``block`` that computes the convolution, or other code's block, at ``prefix``, if there is one."""
+    branches = pop_branches(block, state_dict, prefix)
+    if branches is None:
+        convolution = pop_convolution(state_dict, prefix)
+        return None if convolution is None else _from_plain(block, prefix, *convolution)
+    _check_kernel(block, prefix, branches[MAIN_BRANCH]['weight'])
+    with explain_errors(f"The checkpoint's block '{prefix[:-1]}' does not fit"):
+        block.check_branches(branches)
+    if (
+        block.alpha is None
+        and not block.deploy
+        and not block.share_weights
+        and branches.keys() <= block.branches.keys()
+    ):
+        block.warm_started = False  # their statistics come along
+        return branch_state(block, branches)
+    eps = 1e-5 if block.deploy else next(iter(block.branches.values())).norm.eps
+    return _from_plain(block, prefix, *fuse_branches(block, branches, eps))
+
+
+def _check_kernel(block, prefix: str, kernel: Tensor) -> None:
     shape = (block.out_channels, block.in_channels // block.groups, block.kernel_size, block.kernel_size)
     if kernel.shape != shape:
         raise ValueError(
             f"The checkpoint's convolution '{prefix[:-1]}' has a kernel of shape {tuple(kernel.shape)}, the "
             f"model's has {shape}; is it of another arch?"
         )
+
+
+def _from_plain(block, prefix: str, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """State dict of ``block`` that computes an ordinary convolution."""
+    _check_kernel(block, prefix, kernel)
     if block.deploy:
         return {'reparam.weight': kernel, 'reparam.bias': bias}
     if MAIN_BRANCH not in block.branches:

@@ -5,9 +5,9 @@ from collections.abc import MutableMapping
 import torch
 from torch import Tensor, nn
 
-from ..checks import explain_errors
 from . import reparam
 from .block_call import BlockCall
+from .foreign import FUSED, Branches
 from .norm import batch_moments, move_statistics
 
 #: The branch that takes over a whole convolution; at first its BN is the identity and those of all others give zero.
@@ -18,58 +18,22 @@ MAIN_BRANCH = 'kxk'
 HEAD_START = 4.0
 
 
-def pop_convolution(state_dict: MutableMapping[str, Tensor], prefix: str, groups: int, eps: float):
+def pop_convolution(state_dict: MutableMapping[str, Tensor], prefix: str) -> reparam.Pair | None:
     """Take an ordinary convolution at ``prefix`` out of ``state_dict``, or leave it as it is.
 
-    Understood are a plain convolution (``weight``, ``bias``), a fused ODBB block (``reparam``) and mmpretrain's
-    RepVGG block, fused (``branch_reparam``) or not (``branch_3x3``, ``branch_1x1``, ``branch_norm``).
-
-    Args:
-        groups: Of the block.
-        eps: Of the BNs of an unfused RepVGG block, which its checkpoint does not hold.
+    It may be a fused block, ours or another one of `repnas_mm.models.foreign`.
 
     Returns:
-        Kernel (out, in // groups, K, K) and bias (out,), or None where the keys are an unfused ODBB block's or absent.
-
-    Raises:
-        ValueError: for a RepVGG block that is not whole.
+        Kernel (out, in // groups, K, K) and bias (out,), or None where there is none.
     """
-    keys = {key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)}
-    if any(key.startswith('branches.') for key in keys):
+    if any(key.startswith(f'{prefix}branches.') for key in state_dict):
         return None
-    if 'branch_3x3.conv.weight' in keys:
-        state = {key: state_dict.pop(full) for key, full in keys.items() if key.startswith('branch_')}
-        with explain_errors(f"The checkpoint's RepVGG block '{prefix[:-1]}' is not whole"):
-            return _fuse_repvgg(state, groups, eps)
-    for name in ('reparam.', 'branch_reparam.', ''):
-        if name + 'weight' in keys:
-            kernel = state_dict.pop(keys[name + 'weight'])
-            bias = state_dict.pop(keys[name + 'bias']) if name + 'bias' in keys else kernel.new_zeros(kernel.shape[:1])
-            return kernel, bias
+    for name in (*(f'{prefix}{fused}.' for fused in FUSED), prefix):
+        if name + 'weight' in state_dict:
+            kernel = state_dict.pop(name + 'weight')
+            bias = state_dict.pop(name + 'bias', None)
+            return kernel, kernel.new_zeros(kernel.shape[:1]) if bias is None else bias
     return None
-
-
-def _fuse_repvgg(state: dict[str, Tensor], groups: int, eps: float) -> reparam.Pair:
-    main = state['branch_3x3.conv.weight']
-    size = main.shape[2]
-    identity = (
-        reparam.identity_kernel(len(main), groups, dtype=torch.float64) if 'branch_norm.weight' in state else None
-    )
-    pairs = []
-    for kernel, norm in (
-        (main, 'branch_3x3.norm.'),
-        (state.get('branch_1x1.conv.weight'), 'branch_1x1.norm.'),
-        (identity, 'branch_norm.'),
-    ):
-        if kernel is not None:
-            mean, var, gamma, beta = (
-                state[norm + name].double() for name in ('running_mean', 'running_var', 'weight', 'bias')
-            )
-            scale = gamma / (var + eps).sqrt()
-            kernel = kernel.to(scale).double()
-            pairs.append(reparam.fold_norm(reparam.pad_kernel(kernel, size), scale, beta - mean * scale))
-    kernel, bias = reparam.add_kernels(pairs)
-    return kernel.to(main.dtype), bias.to(main.dtype)
 
 
 def warm_state(block: nn.Module, kernel: Tensor, bias: Tensor) -> dict[str, Tensor]:
@@ -85,10 +49,8 @@ def warm_state(block: nn.Module, kernel: Tensor, bias: Tensor) -> dict[str, Tens
     """
     state = {name: value.detach().clone() for name, value in block.state_dict().items()}
     state['weight' if block.share_weights else f'branches.{MAIN_BRANCH}.weight'] = kernel
-    for name, branch in block.branches.items():
-        norm = f'branches.{name}.norm.'
-        for key, value in (('weight', 0), ('bias', 0), ('running_mean', 0), ('running_var', 1 - branch.norm.eps)):
-            state[norm + key].fill_(value)
+    for name in block.branches:
+        _silence(block, state, name)
     state[f'branches.{MAIN_BRANCH}.norm.weight'].fill_(1)
     state[f'branches.{MAIN_BRANCH}.norm.bias'] = bias
     if block.alpha is not None:
@@ -97,6 +59,21 @@ def warm_state(block: nn.Module, kernel: Tensor, bias: Tensor) -> dict[str, Tens
         if not block.searchable:
             state['active'] = torch.arange(len(block.candidates)) == index
     return state
+
+
+def branch_state(block: nn.Module, branches: Branches) -> dict[str, Tensor]:
+    """State dict of a subnet ``block`` with these branches as they are, and others, if it has any, that give 0."""
+    state = {name: value.detach().clone() for name, value in block.state_dict().items()}
+    for name in block.branches.keys() - branches.keys():
+        _silence(block, state, name)
+    state.update({f'branches.{name}.{key}': value for name, own in branches.items() for key, value in own.items()})
+    return state
+
+
+def _silence(block: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    eps = block.branches[name].norm.eps
+    for key, value in (('weight', 0), ('bias', 0), ('running_mean', 0), ('running_var', 1 - eps)):
+        state[f'branches.{name}.norm.{key}'].fill_(value)
 
 
 @torch.no_grad()

@@ -119,7 +119,8 @@ def test_export_subnet_repeats_what_the_hook_exported(searched, tmp_path):
 @pytest.mark.parametrize('source', ['epoch_2', 'subnet'])
 def test_fuse_writes_a_deploy_checkpoint_and_its_config(searched, tmp_path, source):
     config, work_dir = searched
-    text = run_tool('fuse', config, work_dir / f'{source}.pth', tmp_path / 'out.pth', '--shape', 1, 16, 16)
+    shape = ('--shape', 1, 16, 16) if source == 'subnet' else ()  # else as many channels as the network takes, one
+    text = run_tool('fuse', config, work_dir / f'{source}.pth', tmp_path / 'out.pth', *shape)
     assert float(re.search(r'unfused model: (\S+)', text)[1]) < 1e-5
     images = torch.randn(2, 1, 16, 16)
     before = build_model(Config.fromfile(config), load_file(work_dir / f'{source}.pth'))
@@ -127,10 +128,12 @@ def test_fuse_writes_a_deploy_checkpoint_and_its_config(searched, tmp_path, sour
     assert max_difference(raw_output(before, images), raw_output(after, images)) < 1e-5
 
 
-def test_fuse_refuses_what_is_fused(searched, tmp_path):
+def test_fuse_refuses_what_is_fused_or_another_shape(searched, tmp_path):
     config, work_dir = searched
     text = run_tool('fuse', config, work_dir / 'fused.pth', tmp_path / 'out.pth', ok=False)
     assert 'is fused already' in text
+    text = run_tool('fuse', config, work_dir / 'subnet.pth', tmp_path / 'out.pth', '--shape', 3, 8, 8, ok=False)
+    assert 'The network does not take images of shape (3, 8, 8), give others by --shape: ' in text
     assert not list(tmp_path.iterdir())
 
 

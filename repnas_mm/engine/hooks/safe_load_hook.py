@@ -4,9 +4,12 @@ from contextlib import ExitStack
 
 from mmengine.hooks import Hook
 
+from ...models.foreign import check_prefix
 from ...registry import register
 from ..log_history import log_history_allowed, plain_history, restore_history
+from ..paramwise import reach_blocks
 from ..plain import plain
+from ..runner_models import unwrap
 
 
 @register('HOOKS')
@@ -28,6 +31,7 @@ class SafeLoadHook(Hook):
 
     def before_run(self, runner) -> None:
         self._loading.enter_context(log_history_allowed())
+        reach_blocks(runner)
 
     def before_train(self, runner) -> None:
         self._loading.close()
@@ -45,6 +49,7 @@ class SafeLoadHook(Hook):
                 checkpoint[key] = plain(checkpoint[key])
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        check_prefix(checkpoint.get('state_dict', checkpoint), unwrap(runner.model))
         if 'message_hub' in checkpoint:
             restore_history(checkpoint['message_hub'])
         meta = checkpoint.get('meta', {})

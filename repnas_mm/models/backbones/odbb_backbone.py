@@ -16,6 +16,7 @@ from ...registry import register
 from ...search.genotype import resolve_genotype
 from ...search.space import candidates, find_blocks, find_candidates
 from ..convert import to_odbb
+from ..foreign import rename_network
 from ..odbb import ODBBlock
 
 # RepVGG numbers its layers from 1 after the stem; those with an even number are grouped.
@@ -282,6 +283,7 @@ class ODBBBackbone(BaseBackbone):
         return tuple(outs)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
+        rename_network(state_dict, prefix)
         found = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
         blocks = find_blocks(self)
         missing = [name for name in blocks if not any(key.startswith(f'{name}.') for key in found)]
