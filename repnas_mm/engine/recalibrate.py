@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from .rng import seeded
 from .runner_models import unwrap
+from .tensor_forward import calling_copies, tensor_calls
 from .worker_seeds import collate_function
 
 #: Of the images and their augmentation: not the run's, so that all runs and their tools see the same ones
@@ -33,11 +34,12 @@ def recalibrate(model: nn.Module, loader: DataLoader, num_images: int = 8192) ->
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     try:
-        with seeded(SEED + get_rank()):
+        with seeded(SEED + get_rank()), calling_copies(model):
             for i, batch in enumerate(_batches(loader, num_images), 1):
                 for norm in norms:
                     norm.momentum = 1 / i  # the mean over all batches so far
-                model._run_forward(model.data_preprocessor(batch, False), mode='tensor')
+                for network, *data in tensor_calls(model, **model.data_preprocessor(batch, False)):
+                    network(*data, mode='tensor')
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum

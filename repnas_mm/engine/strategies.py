@@ -139,7 +139,7 @@ class Shrink:
         return self.search, self.alpha_optimizer
 
     def start(self, runner) -> None:
-        for block in self.search.blocks.values():
+        for block in self.search.all_blocks().values():
             let_skip_lead(block)
 
     def learns(self, runner) -> bool:
@@ -150,7 +150,10 @@ class Shrink:
         return mask, noise if self.learns(runner) else None
 
     def freeze(self, runner, data_batch) -> np.ndarray:
-        """Choose, and let the model's next forward and EMA's copy absorb what leaves, each with its own numbers."""
+        """Choose, and let the model's next forward and EMA's copy absorb what leaves, each with its own numbers.
+
+        So do copies inside them, in their own forward.
+        """
         optimizer = self.alpha_optimizer.optimizer
         assert isinstance(optimizer, GateDescent)
         self.search.apply(self.search.best())
@@ -161,7 +164,7 @@ class Shrink:
             with absorbing(find_blocks(average), kept):
                 network_output(average, data_batch)  # in eval mode, in which an average is used
         stack = ExitStack()
-        stack.enter_context(absorbing(self.search.blocks, kept))
+        stack.enter_context(absorbing(self.search.all_blocks(), kept))
         stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)
         stays = np.count_nonzero(genotype)
         runner.logger.info(f'Cut: {stays} branches stay, {len(genotype) - stays} are absorbed.')

@@ -18,7 +18,14 @@ from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT, network_output
 from ..input_shapes import input_shapes
 from ..recalibrate import recalibrate
-from ..runner_models import check_unused_parameters, final_models, find_blocks_of_run, renew_averages, unwrap
+from ..runner_models import (
+    check_unused_parameters,
+    final_models,
+    find_blocks_of_run,
+    find_followers,
+    renew_averages,
+    unwrap,
+)
 from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
 from ..strategies import PAPER_OPTIMIZER, build_strategy
@@ -128,6 +135,7 @@ class RepNASHook(SafeLoadHook):
             )
         check_unused_parameters(runner.model)
         self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
+        self._search.copies = find_followers(runner, blocks)
         self._log_interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 0)
 
     def before_train(self, runner) -> None:
