@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from ..checks import quote
-from ..models.start import let_skip_lead
+from ..models.odbb import ODBBlock
+from ..models.start import let_skip_lead, start_as_mean
 from ..models.warm_start import MAIN_BRANCH
 from ..search.block import Block, find_blocks
 from ..search.branch_search import BranchSearch
@@ -72,7 +73,9 @@ class Sample:
         return self.search, alpha_optimizer
 
     def start(self, runner) -> None:
-        pass
+        for block in self.search.all_blocks().values():
+            if isinstance(block, ODBBlock):
+                start_as_mean(block)  # an initialization may have set γ past `ODBBlock.apply`
 
     def learns(self, runner) -> bool:
         return self.phases.now(runner) == 'search'
