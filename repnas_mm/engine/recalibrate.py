@@ -2,7 +2,7 @@
 
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.dist import all_reduce_params, get_rank, get_world_size
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -33,18 +33,41 @@ def recalibrate(model: nn.Module, loader: DataLoader, num_images: int = 8192) ->
     model.train()
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
+    batches = dict.fromkeys(norms, 0)  # in which a norm had something to learn from
+    touched: dict[nn.Module, bool] = {}
+    handles = [
+        norm.register_forward_pre_hook(
+            lambda norm, inputs: touched.update({norm: touched.get(norm, False) or inputs[0].numel() > 0})
+        )
+        for norm in norms
+    ]
     try:
         with seeded(SEED + get_rank()), calling_copies(model):
-            for i, batch in enumerate(_batches(loader, num_images), 1):
+            for batch in _batches(loader, num_images):
+                touched.clear()
                 for norm in norms:
-                    norm.momentum = 1 / i  # the mean over all batches so far
+                    norm.momentum = 1 / (batches[norm] + 1)  # the mean over all batches so far
                 for network, *data in tensor_calls(model, **model.data_preprocessor(batch, False)):
                     network(*data, mode='tensor')
+                for norm in norms:
+                    batches[norm] += touched.get(norm, True)  # a fast path, which passes by the norm, is for content
     finally:
+        for handle in handles:
+            handle.remove()
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         model.train(training)
-    all_reduce_params((moment for norm in norms for moment in (norm.running_mean, norm.running_var)), op='mean')
+    if get_world_size() > 1:
+        for norm, count in batches.items():
+            _average(norm, count)
+
+
+def _average(norm: nn.Module, count: int) -> None:
+    """Average the statistics of ``norm`` over the ranks, each with the weight of its batches with content."""
+    total = norm.running_mean.new_tensor([count])
+    all_reduce(total)
+    for moment in (norm.running_mean, norm.running_var) if total > 0 else ():
+        all_reduce(moment.mul_(count / total))
 
 
 def _batches(loader: DataLoader, num_images: int) -> DataLoader:

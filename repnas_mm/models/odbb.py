@@ -201,7 +201,7 @@ class ODBBlock(BaseModule):
         if self.noise is not None and torch.is_grad_enabled():
             z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
         with call:
-            if stem.applies(self):
+            if stem.applies(self, x, call):
                 return stem.forward(self, x, z, call)
             out = None
             for name in self.active_branches:
