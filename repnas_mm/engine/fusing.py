@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..search.block import find_blocks, is_convolution_block
 from .bias_folding import fold_biases, unfold_bias, watch_norms
+from .tensor_forward import calling_copies, tensor_calls
 
 #: What a model without ODBB blocks needs to have some.
 NO_BLOCKS_HINT = "use backbone=dict(type='mmpretrain.ODBBBackbone') or conv_cfg=dict(type='ODBBConv2d') in its config"
@@ -113,19 +114,23 @@ def output_of(model: nn.Module, inputs: Mapping | Sequence) -> list[Tensor]:
 
 @torch.no_grad()
 def raw_output(model: nn.Module, inputs: Tensor, data_samples=None) -> list[Tensor]:
-    """Compute the raw outputs (``mode='tensor'``) for preprocessed images, in eval mode, float32 without TF32."""
+    """Compute the raw outputs (``mode='tensor'``) for preprocessed images, in eval mode, float32 without TF32.
+
+    Those of copies of networks in it are among them (`tensor_forward`).
+    """
     training = model.training
     model.eval()
     try:
-        with exact_float32():
-            out = (
-                _two_stage_output(model, inputs, data_samples)
-                if hasattr(model, 'roi_head')
-                else model(inputs, data_samples, mode='tensor')
-            )
+        with exact_float32(), calling_copies(model) as of_copies:
+            out = [
+                _two_stage_output(network, images, samples)
+                if hasattr(network, 'roi_head')
+                else network(images, samples, mode='tensor')
+                for network, images, samples in tensor_calls(model, inputs, data_samples)
+            ]
     finally:
         model.train(training)
-    return [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [leaf for leaf in tree_flatten([out, of_copies])[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _two_stage_output(detector: nn.Module, images: Tensor, data_samples) -> list:

@@ -5,13 +5,14 @@ from copy import deepcopy
 
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.dist import all_reduce_params, get_rank, get_world_size
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from .rng import seeded
 from .runner_models import unwrap
+from .tensor_forward import calling_copies, calls_of
 from .training_batches import batch_size_of, batches_of
 
 #: Of the images and their augmentation: not the run's, so that all runs and their tools see the same ones
@@ -45,16 +46,41 @@ def gather_statistics(model: nn.Module, batches: Iterable) -> None:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     preprocessor = deepcopy(model.data_preprocessor)  # it may have a memory
+    seen = dict.fromkeys(norms, 0)  # batches in which a norm had something to learn from
+    touched: dict[nn.Module, bool] = {}
+    handles = [
+        norm.register_forward_pre_hook(
+            lambda norm, inputs: touched.update({norm: touched.get(norm, False) or inputs[0].numel() > 0})
+        )
+        for norm in norms
+    ]
     try:
-        for i, batch in enumerate(batches, 1):
-            for norm in norms:
-                norm.momentum = 1 / i  # the mean over all batches so far
-            model._run_forward(preprocessor(batch, True), mode='tensor')
+        with calling_copies(model):
+            for batch in batches:
+                touched.clear()
+                for norm in norms:
+                    norm.momentum = 1 / (seen[norm] + 1)  # the mean over all batches so far
+                for network, *data in calls_of(model, preprocessor(batch, True)):
+                    network(*data, mode='tensor')
+                for norm in norms:
+                    seen[norm] += touched.get(norm, True)  # a fast path, which passes by the norm, is for content
     finally:
+        for handle in handles:
+            handle.remove()
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         model.train(training)
-    all_reduce_params((moment for norm in norms for moment in (norm.running_mean, norm.running_var)), op='mean')
+    if get_world_size() > 1:
+        for norm, count in seen.items():
+            _average(norm, count)
+
+
+def _average(norm: nn.Module, count: int) -> None:
+    """Average the statistics of ``norm`` over the ranks, each with the weight of its batches with content."""
+    total = norm.running_mean.new_tensor([count])
+    all_reduce(total)
+    for moment in (norm.running_mean, norm.running_var) if total > 0 else ():
+        all_reduce(moment.mul_(count / total))
 
 
 def restart_statistics(model: nn.Module) -> None:

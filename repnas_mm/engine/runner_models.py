@@ -1,6 +1,6 @@
 """The copies of a model that a runner holds, without their wrappers, and the blocks in them."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from mmengine.hooks import EMAHook
@@ -9,6 +9,7 @@ from torch import nn
 
 from ..checks import quote
 from ..search.block import Block, find_blocks
+from ..search.copies import find_copied_networks, find_copies
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -66,8 +67,21 @@ def find_blocks_of_run(runner) -> dict[str, Block]:
     return find_blocks(model)
 
 
+def find_followers(runner, searched: Container[str]) -> dict[str, tuple[str, Block]]:
+    """Name of each block that copies a searched one -> (that one's name, the copy); the log names the networks."""
+    model = unwrap(runner.model)
+    for copy, twin in find_copied_networks(model).items():
+        runner.logger.info(f"'{copy}' is a copy of '{twin or 'the model'}': its blocks follow those of the search.")
+    blocks = find_blocks(model)
+    return {copy: (twin, blocks[copy]) for copy, twin in find_copies(model).items() if twin in searched}
+
+
 def renew_averages(runner) -> None:
-    """Let EMA average the parameters that its model has now; it lists them once, before blocks may change form."""
-    for average in _averages(runner):
+    """Let averages of the model, those inside it too, average the parameters that there are now.
+
+    They list them once, before blocks may change form.
+    """
+    inside = [module for model in final_models(runner) for module in model.modules()]
+    for average in [*_averages(runner), *(module for module in inside if isinstance(module, BaseAveragedModel))]:
         model = average.module
         average.avg_parameters = model.state_dict() if average.update_buffers else dict(model.named_parameters())

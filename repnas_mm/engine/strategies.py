@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import quote
-from ..models.start import let_skip_lead
+from ..models.odbb import ODBBlock
+from ..models.start import let_skip_lead, start_as_mean
 from ..models.warm_start import MAIN_BRANCH
 from ..search.block import Block, find_blocks
 from ..search.branch_search import BranchSearch
@@ -102,7 +103,9 @@ class Sample:
         return self.search, alpha_optimizer
 
     def start(self, runner) -> None:
-        pass
+        for block in self.search.all_blocks().values():
+            if isinstance(block, ODBBlock):
+                start_as_mean(block)  # an initialization may have set γ past `ODBBlock.apply`
 
     def learning(self, runner) -> tuple[int, int]:
         return self.phases.search_span(runner)
@@ -206,7 +209,7 @@ class Shrink:
 
     def start(self, runner) -> None:
         self.search.apply(self.search.best())
-        for block in self.search.blocks.values():
+        for block in self.search.all_blocks().values():
             let_skip_lead(block)
 
     def learns(self, runner) -> bool:
@@ -217,7 +220,10 @@ class Shrink:
         return mask, noise if self.learns(runner) else None
 
     def freeze(self, runner, data_batch) -> np.ndarray:
-        """Choose, and let the model's next forward and EMA's copy absorb what leaves, each with its own numbers."""
+        """Choose, and let the model's next forward and EMA's copy absorb what leaves, each with its own numbers.
+
+        So do copies inside them, in their own forward.
+        """
         optimizer = self.alpha_optimizer.optimizer
         assert isinstance(optimizer, GateDescent)
         before = self.search.best()
@@ -232,7 +238,7 @@ class Shrink:
             with absorbing(blocks, kept):
                 output_of(average, training_inputs(average, data_batch))  # in eval mode, as an average is used
         stack = ExitStack()
-        stack.enter_context(absorbing(self.search.blocks, kept))
+        stack.enter_context(absorbing(self.search.all_blocks(), kept))
         stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)
         stays = np.count_nonzero(genotype)
         runner.logger.info(f'Cut: {stays} branches stay, {np.count_nonzero(before) - stays} are absorbed.')
@@ -242,7 +248,8 @@ class Shrink:
     def rehearse(self, runner, model: nn.Module, data_batch) -> None:
         inputs = training_inputs(model, data_batch)
         blocks = find_blocks(model)
-        kept = {name: torch.tensor([c == MAIN_BRANCH for c in blocks[name].candidates]) for name in self.search.blocks}
+        names = self.search.all_blocks()
+        kept = {name: torch.tensor([c == MAIN_BRANCH for c in blocks[name].candidates]) for name in names}
         with absorbing(blocks, kept):
             model.train()._run_forward(deepcopy(inputs), mode='loss')
         if len(final_models(runner)) > 1:

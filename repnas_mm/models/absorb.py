@@ -56,7 +56,8 @@ def _take_over(block, names: Sequence[str], x: Tensor) -> None:
     Each BN is taken in its own mode: in training mode with the statistics of ``x``, over all ranks, in eval mode with
     the running ones. What the block computes stays the same in that mode, but for one thing: in training mode the
     border of `1x1_kxk` and `1x1_avg` is padded by running statistics (border padding), which no kernel can repeat
-    where they differ from those of ``x``. The running statistics of the main branch follow.
+    where they differ from those of ``x``. The running statistics of the main branch follow. Where ``x`` has no content
+    (`batch_moments`), all BNs are taken in eval mode, and the running variance is that of independent branches.
 
     Args:
         block: `ODBBlock` with weights of their own for the branches that stay active.
@@ -77,12 +78,16 @@ def _take_over(block, names: Sequence[str], x: Tensor) -> None:
         nonzero = scale != 0
         kernel = torch.where(nonzero.view(-1, 1, 1, 1), total / scale.view(-1, 1, 1, 1), main.kernel)
         y = ops.conv2d(x, kernel, block.stride, call.padding, block.groups, dilation=block.dilation)
-        mean, var = batch_moments(y)
+        moments = batch_moments(y)
         shift = sum(part.shift for part in parts)
         # running statistics of the new kernel: the mean is linear; the variance differs from the batch's as before
-        running_var = var * (main.running_var / main.batch_var.clamp_min(1e-30))
         running_mean = torch.where(nonzero, sum(p.scale * p.running_mean for p in parts) / scale, norm.running_mean)
-        used_mean, used_var = (mean, var) if norm.training else (running_mean, running_var)
+        if moments is None or main.batch_var is None:
+            independent = sum(part.scale.square() * part.running_var for part in parts) / scale.square()
+            running_var = torch.where(nonzero, independent, main.running_var)
+        else:
+            running_var = moments[1] * (main.running_var / main.batch_var.clamp_min(1e-30))
+        used_mean, used_var = (running_mean, running_var) if moments is None or not norm.training else moments
     main_kernel = block.kernel if block.share_weights else block.branches[MAIN_BRANCH].weight
     main_kernel.copy_(kernel)
     norm.weight.copy_(scale * (used_var + norm.eps).sqrt())
@@ -98,7 +103,7 @@ class _Folded:
         kernel: (out, in // groups, K, K).
         scale, shift: (out,).
         running_mean: (out,), of ``kernel * x`` alone.
-        running_var, batch_var: (out,), of the BN's input.
+        running_var, batch_var: (out,), of the BN's input; the batch's is None where it has no content.
     """
 
     def __init__(self, block, name: str, x: Tensor, call: BlockCall):
@@ -106,16 +111,17 @@ class _Folded:
         outputs = [x]
         for layer in branch.layers(kernel, call):
             outputs.append(layer.function(outputs[-1]))
-        mean, self.batch_var = batch_moments(outputs[-1])
+        moments = batch_moments(outputs[-1])
+        self.batch_var = None if moments is None else moments[1]
         self.running_var = branch.norm.running_var
         self.kernel, constant = _as_convolution(branch, kernel)
         self.running_mean = branch.norm.running_mean - constant
         inner_norm = getattr(branch, 'inner_norm', None)
-        if inner_norm is not None and inner_norm.training:
-            inner_norm.running_mean, inner_norm.running_var = batch_moments(outputs[1])
+        if inner_norm is not None and inner_norm.training and (inner := batch_moments(outputs[1])) is not None:
+            inner_norm.running_mean, inner_norm.running_var = inner
             self.kernel, constant = _as_convolution(branch, kernel)
-        if branch.norm.training:
-            branch.norm.running_mean, branch.norm.running_var = mean, self.batch_var
+        if moments is not None and branch.norm.training:
+            branch.norm.running_mean, branch.norm.running_var = moments
         self.scale, shift = scale_and_shift(branch.norm)
         self.shift = shift + self.scale * constant
 

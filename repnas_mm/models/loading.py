@@ -36,6 +36,7 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
     if not given:
         return  # not in this checkpoint, which the loader reports
+    block.loaded = True
     _check_keys(block, own, given, prefix)
     _check_shapes(own, given, prefix)
     if block.alpha is not None:

@@ -77,13 +77,23 @@ def border_value(norm: nn.Module) -> Tensor:
     return scale_and_shift(norm)[1].to(norm.weight.dtype)
 
 
-def batch_moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, each (C,) in float64, of (N, C, H, W) over all ranks, so that these stay equal."""
+def batch_moments(y: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and biased variance, each (C,) in float64, of (N, C, H, W) over all ranks, so that these stay equal.
+
+    None where a channel has no value, or a single one, on all ranks together: a BN does not learn from the first and
+    refuses the second.
+    """
     y = y.to(torch.promote_types(y.dtype, torch.float32))
-    var, mean = (moment.double() for moment in torch.var_mean(y, (0, 2, 3), correction=0))
-    moments = torch.stack([mean, var + mean.square()])
-    all_reduce(moments, 'mean')
-    mean, square = moments
+    count = torch.full((y.shape[1],), float(y[:, 0].numel()), dtype=torch.float64, device=y.device)
+    sums = torch.zeros(2, y.shape[1], dtype=torch.float64, device=y.device)
+    if y.numel():
+        var, mean = (moment.double() for moment in torch.var_mean(y, (0, 2, 3), correction=0))
+        sums = torch.stack([mean, var + mean.square()]) * count
+    total = torch.cat([sums, count[None]])
+    all_reduce(total)
+    if total[2, 0] <= 1:
+        return None
+    mean, square = total[:2] / total[2]
     return mean, (square - mean.square()).clamp_min(0)
 
 

@@ -18,6 +18,7 @@ from .absorb import absorb
 from .block_call import BlockCall, PastCalls
 from .branches import new_kernel
 from .fast import stem
+from .start import start_as_mean
 from .warm_start import adopt_statistics
 
 
@@ -113,6 +114,8 @@ class ODBBlock(BaseModule):
         # True after ordinary weights were loaded, until the first training batch has passed
         self.warm_started = False
         self._past_calls = PastCalls()
+        #: True after any weights were loaded: an initialization no longer sets how the branches start
+        self.loaded = False
 
         self.register_parameter('weight', None)
         self.register_parameter('alpha', None)
@@ -125,9 +128,7 @@ class ODBBlock(BaseModule):
         self.branches = nn.ModuleDict({name: BRANCHES[name](*shape, norm_cfg, share_weights) for name in kept})
         if share_weights and any(branch.uses_kernel for branch in self.branches.values()):
             self.weight = new_kernel(out_channels, in_channels // groups, kernel_size, kernel_size)
-            # what crops of one kernel compute is alike and adds up: the block starts as their mean, not their sum
-            for branch in self.branches.values():
-                nn.init.constant_(branch.norm.weight, 1 / len(kept))
+            start_as_mean(self)
         if branches is None:
             # small and random, so that a ranking of untrained alphas does not prefer early blocks
             self.alpha = nn.Parameter(1e-3 * torch.randn(len(kept)))
@@ -215,7 +216,7 @@ class ODBBlock(BaseModule):
         if self.noise is not None and torch.is_grad_enabled():
             z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
         with call:
-            if stem.applies(self):
+            if stem.applies(self, x, call):
                 return stem.forward(self, x, z, call)
             out = None
             for name in self.active_branches:
@@ -290,6 +291,13 @@ class ODBBlock(BaseModule):
             self.dilation,
             self.groups,
         )
+
+    def apply(self, fn):
+        """Apply ``fn`` to every submodule; where it set all γ to 1, as MMEngine's initialization does, they start."""
+        super().apply(fn)
+        if not self.deploy:
+            start_as_mean(self)
+        return self
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)

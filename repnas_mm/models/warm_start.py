@@ -81,7 +81,7 @@ def adopt_statistics(block: nn.Module, x: Tensor) -> None:
     """Give the main branch's BN the statistics of its first training batch, without changing what it computes.
 
     After a warm start they are 0 and 1, and a BN in training mode, which normalizes by the batch, would compute another
-    function than the one loaded.
+    function than the one loaded. A batch without content changes nothing; then the next one is the first.
 
     Args:
         block: `ODBBlock`.
@@ -89,5 +89,8 @@ def adopt_statistics(block: nn.Module, x: Tensor) -> None:
     """
     branch = block.branches[MAIN_BRANCH]
     if branch.norm.training:
-        move_statistics(branch.norm, *batch_moments(branch.linear(x, block.kernel, BlockCall(block.padding_of(x)))))
+        moments = batch_moments(branch.linear(x, block.kernel, BlockCall(block.padding_of(x))))
+        if moments is None:
+            return
+        move_statistics(branch.norm, *moments)
     block.warm_started = False

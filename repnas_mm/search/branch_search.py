@@ -43,6 +43,8 @@ class BranchSearch:
         if not blocks:
             raise ValueError('There is no block to search.')
         self.blocks = dict(blocks)
+        #: Copy of a block -> (name of that block, the copy); copies follow without α of their own
+        self.copies: dict[str, tuple[str, Block]] = {}
         self.candidates = {name: block.candidates for name, block in self.blocks.items()}
         self.num_branches, self.temperature = num_branches, temperature
         if num_branches is not None:
@@ -121,13 +123,20 @@ class BranchSearch:
         """Make the blocks compute the masked branches, with gradients for α if there is noise."""
         device = self.alphas[0].device
         masks = self.masks_by_block(mask)
-        noises = [None] * len(masks) if noise is None else self._split(noise.to(device, non_blocking=True))
-        for name, n in zip(masks, noises):
+        noises = [None] * len(self.blocks) if noise is None else self._split(noise.to(device, non_blocking=True))
+        for name, n in zip(self.blocks, noises):
             self.blocks[name].set_active(masks[name], n, self.temperature)
+        for name, (_, copy) in self.copies.items():
+            copy.set_active(masks[name])
 
     def masks_by_block(self, mask: np.ndarray) -> dict[str, Tensor]:
-        """Block name -> its part of a mask, as a bool tensor."""
-        return dict(zip(self.blocks, self._split(torch.from_numpy(mask.copy()))))
+        """Block name -> its part of a mask, as a bool tensor; those of copies too."""
+        masks = dict(zip(self.blocks, self._split(torch.from_numpy(mask.copy()))))
+        return masks | {name: masks[twin] for name, (twin, _) in self.copies.items()}
+
+    def all_blocks(self) -> dict[str, Block]:
+        """Name -> block, of the searched ones and their copies."""
+        return self.blocks | {name: copy for name, (_, copy) in self.copies.items()}
 
     def alpha_gap(self, mask: np.ndarray) -> float:
         """Mean α of the kept minus mean α of the dropped branches; 0 if nothing is dropped."""

@@ -13,6 +13,7 @@ from torch import nn
 from ..checks import error_text, quote
 from ..utils.fileio import atomic_write
 from .block import find_blocks
+from .copies import find_copies, find_originals
 from .space import BRANCHES, Candidates, find_candidates, sample_blocks
 
 FORMAT, VERSION = 'repnas_mm.genotype', 1
@@ -85,8 +86,8 @@ class Genotype(Mapping):
 
     @classmethod
     def from_model(cls, model: nn.Module, source: dict | None = None) -> 'Genotype':
-        """Read which branches the blocks of ``model`` compute now."""
-        blocks = {name: block for name, block in find_blocks(model).items() if not block.deploy}
+        """Read which branches the blocks of ``model`` compute now; those of copies (`find_copies`) are left out."""
+        blocks = {name: block for name, block in find_originals(model).items() if not block.deploy}
         if not blocks:
             raise ValueError(f'{type(model).__name__} has no unfused ODBB block to read a genotype from.')
         shared = {block.share_weights for block in blocks.values()}
@@ -211,17 +212,18 @@ class Genotype(Mapping):
                 raise ValueError(f"The genotype's block '{name}' keeps '{absent[0]}', which cannot exist there; {hint}")
 
     def apply_to(self, model: nn.Module) -> None:
-        """Turn the blocks of ``model`` into subnet form with these branches, in place."""
-        blocks = find_blocks(model)
-        self.check({name: block.candidates for name, block in blocks.items()})
+        """Turn the blocks of ``model``, and those of copies alike, into subnet form with these branches, in place."""
+        self.check(find_candidates(model))
+        blocks, copies = find_blocks(model), find_copies(model)
+        kept = {name: self[copies.get(name, name)] for name in blocks}
         for name, block in blocks.items():
             left = () if block.deploy else block.active_branches if block.alpha is None else block.candidates
-            if absent := [branch for branch in self[name] if branch not in left]:
+            if absent := [branch for branch in kept[name] if branch not in left]:
                 raise ValueError(
                     f"Block '{name}' has lost its branch '{absent[0]}' already; start from the search form."
                 )
         for name, block in blocks.items():
-            block.switch_to_subnet(self[name])
+            block.switch_to_subnet(kept[name])
 
     def overlap(self, other: 'Genotype') -> float:
         """Branches kept by both ÷ branches kept by either (Jaccard index), 0 to 1."""

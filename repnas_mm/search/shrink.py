@@ -74,8 +74,9 @@ class ShrinkSearch(BranchSearch):
 
     def _bytes_of_all(self) -> int:
         assert self.block_memory is not None
-        masks = self.masks_by_block(self._start).values()
-        return sum(self.block_memory(i, tuple(mask.nonzero().flatten().tolist())) for i, mask in enumerate(masks))
+        masks = self.masks_by_block(self._start)
+        started = [tuple(masks[name].nonzero().flatten().tolist()) for name in self.blocks]
+        return sum(self.block_memory(i, numbers) for i, numbers in enumerate(started))
 
     def _set_with_cp(self, recompute: bool) -> None:
         for block, own in zip(self.blocks.values(), self._with_cp):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..checks import quote
-from .block import find_blocks
+from .copies import find_originals
 
 #: Branch name -> branch class, in the order in which every block lists its candidates. Filled by `register_branch`.
 BRANCHES: dict[str, type[Any]] = {}
@@ -36,8 +36,8 @@ def candidates(in_channels: int, out_channels: int, stride: int) -> tuple[str, .
 
 
 def find_candidates(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Name -> candidate branches of every ODBB block in ``model``."""
-    return {name: block.candidates for name, block in find_blocks(model).items()}
+    """Name -> candidate branches of every ODBB block in ``model``; copies (`find_copies`) have those of their twins."""
+    return {name: block.candidates for name, block in find_originals(model).items()}
 
 
 def check_num_branches(num_branches: int, candidates: Candidates) -> None:

@@ -121,11 +121,35 @@ def drop_pretrained(node):
             drop_pretrained(value)
 
 
+def share_weights(node):
+    if isinstance(node, dict):
+        if str(node.get('type')).endswith(('ODBBConv2d', 'ODBBBackbone')):
+            node['share_weights'] = True
+        for value in node.values():
+            share_weights(value)
+
+
 def build(cfg):
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     model.eval()
     return model
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_a_stock_config_starts_its_blocks_as_documented(path, data, tmp_path, monkeypatch):
+    """γ = 1 / n where branches share a kernel, whatever the stock model's initialization says of norms."""
+    for name in ('normal_', 'uniform_'):  # most of the time, and of no interest here
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor)
+    edit, _ = CONFIGS[path]
+    cfg = get_config(path)
+    shrink(cfg, data, tmp_path)
+    edit(cfg.model)
+    share_weights(cfg.model)
+    model = build(cfg)
+    model.init_weights()
+    for block in find_blocks(model).values():
+        assert all((branch.norm.weight == 1 / len(block.candidates)).all() for branch in block.branches.values())
 
 
 @pytest.mark.parametrize('path', CONFIGS)

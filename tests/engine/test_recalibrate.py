@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from repnas_mm.engine.recalibrate import recalibrate
@@ -86,3 +87,22 @@ def test_norms_that_rest_keep_their_statistics(small_cfg, model):
     recalibrate(model, loader_of(small_cfg))
     assert torch.equal(means(model.backbone.stem), frozen)
     assert means(model.backbone.stage_3).any()
+
+
+@pytest.mark.parametrize('sizes', [(0, 16, 16), (16, 0, 16), (16, 16, 0)])
+def test_batches_without_content_count_for_nothing(small_cfg, model, sizes):
+    """As behind RoIs of which an image has none."""
+    head = nn.BatchNorm2d(1)
+    model.add_module('head_norm', head)
+    seen, wanted = iter(sizes), []
+
+    def look(_, inputs):
+        x = inputs[0][: next(seen)]
+        wanted.append(x)
+        head(x)
+
+    model.backbone.register_forward_pre_hook(look)
+    recalibrate(model, loader_of(small_cfg))
+    full = [x for x in wanted if len(x)]
+    torch.testing.assert_close(head.running_mean, torch.stack([x.mean((0, 2, 3)) for x in full]).mean(0))
+    torch.testing.assert_close(head.running_var, torch.stack([x.var((0, 2, 3)) for x in full]).mean(0))

@@ -106,7 +106,7 @@ class Gradual(Measured):
         search.num_branches = final
         stack = ExitStack()
         stack.callback(setattr, search, '_start', kept)
-        stack.enter_context(absorbing(search.blocks, search.masks_by_block(kept)))
+        stack.enter_context(absorbing(search.all_blocks(), search.masks_by_block(kept)))
         stack.callback(runner.model.register_forward_hook(lambda *_: stack.close()).remove)
 
 

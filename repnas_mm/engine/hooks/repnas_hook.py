@@ -27,6 +27,7 @@ from ..runner_models import (
     copy_to_waiting_averages,
     final_models,
     find_blocks_of_run,
+    find_followers,
     renew_averages,
     unwrap,
 )
@@ -145,6 +146,7 @@ class RepNASHook(SafeLoadHook):
             )
         check_unused_parameters(runner.model)
         self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
+        self._search.copies = find_followers(runner, blocks)
         self._log_interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 0)
 
     def before_train(self, runner) -> None:

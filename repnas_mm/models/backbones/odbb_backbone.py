@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...checks import check_counts, check_flags, explain_errors, is_count, is_positive, quote
 from ...registry import register
+from ...search.block import find_blocks
 from ...search.genotype import resolve_genotype
-from ...search.space import candidates, find_blocks, find_candidates
+from ...search.space import candidates, find_candidates
 from ..convert import to_odbb
 from ..foreign import rename_network
 from ..odbb import ODBBlock

@@ -17,8 +17,15 @@ from .strided import fold_pointwise, merge_full, merge_kernels
 KNOWN = {'1x1', 'kxk', '1x1_kxk', '1x1_avg', '1xk', 'kx1'}
 
 
-def applies(block) -> bool:
-    """True if all active branches of ``block`` can be one convolution in training mode."""
+def applies(block, x: Tensor, call) -> bool:
+    """True if all active branches of ``block`` can be one convolution for ``x`` in training mode."""
+    left, right, top, bottom = call.padding
+    rows, cols = (
+        (length + around - block.kernel_size) // block.stride + 1
+        for length, around in zip(x.shape[2:], (top + bottom, left + right))
+    )
+    if min(len(x) * rows * cols, x[:, 0].numel()) <= 1:
+        return False  # for a BN to ignore or refuse, as it does
     patch = (block.in_channels + 1) * block.kernel_size**2
     if (
         block.groups > 1

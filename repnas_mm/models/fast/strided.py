@@ -37,7 +37,7 @@ def layers(branch, x: Tensor, kernel: Tensor | None, call) -> list[Layer] | None
         kernel: The block's shared kernel.
         call: `BlockCall`.
     """
-    if branch.stride == 1 or not is_on('strided'):
+    if branch.stride == 1 or not is_on('strided') or x[:, 0].numel() <= 1:  # for a BN to ignore or refuse, as it does
         return None
     # a SyncBN gathers its statistics elsewhere
     if type(getattr(branch, 'inner_norm', None)) is not nn.BatchNorm2d:
