@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from ..search.block import is_convolution_block
 from .runner_models import unwrap
 
 
@@ -29,7 +28,9 @@ def reach_blocks(runner) -> None:
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group['params']}
     # one that was a block when the optimizer was built may be plain now
     modules: Iterable[tuple[str, Any]] = unwrap(runner.model).named_modules()
-    for name, module in ((n, m) for n, m in modules if is_convolution_block(m) or isinstance(m, nn.Conv2d)):
+    for name, module in modules:
+        if not hasattr(module, 'switch_to_plain') and not isinstance(module, nn.Conv2d):
+            continue
         own = {f'{name}.{parameter}': value for parameter, value in module.named_parameters()}
         for key in keys:
             if key in f'{name}.weight' and not any(key in full for full in own):
