@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from .runner_models import unwrap
 
@@ -20,7 +21,7 @@ def reach_blocks(runner) -> None:
     options = cfg.get('paramwise_cfg') or {}
     optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
     if (
-        optimizer is None
+        not isinstance(optimizer, Optimizer)
         or cfg.get('constructor', 'DefaultOptimWrapperConstructor') != 'DefaultOptimWrapperConstructor'
     ):
         return
