@@ -3,7 +3,7 @@
 # make lint   ruff and mypy, check only
 # make coverage     the test suite, and how much of the package it runs; half as long again
 # make docs     run what the pages show, and build them as a site in site/
-# make stress       all cases of the fuzz tests, kill and resume searches, and run a long one; half an hour
+# make stress       all cases of the fuzz tests, faults, kills and resumes of searches, and a long one; an hour
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
 
@@ -34,6 +34,7 @@ coverage: env
 
 stress: env
 	FUZZ=all $(PY) -m pytest -n auto tests/fuzz
+	$(PY) -m pytest -n auto tests/stress/faults.py
 	$(PY) tests/stress/kill_and_resume.py
 	$(PY) tests/stress/long_run.py
 

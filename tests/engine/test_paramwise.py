@@ -8,6 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from repnas_mm.engine.hooks import FuseHook, RepNASHook, SafeLoadHook
+from repnas_mm.engine.paramwise import reach_blocks
 from repnas_mm.models import ODBBConv2d, to_odbb
 
 WD, FACTOR = 0.1, 0.5
@@ -65,3 +66,9 @@ def test_a_key_that_names_the_weight_of_a_block_is_refused_and_not_passed_over()
     ):
         groups_of(network(ODBBConv2d), dict(custom_keys={'0.weight': dict(lr_mult=0)}), SafeLoadHook())
     assert groups_of(network(nn.Conv2d), dict(custom_keys={'0.weight': dict(lr_mult=0)}), SafeLoadHook())
+
+
+def test_a_run_that_only_tests_has_no_optimizer_yet():
+    cfg = ConfigDict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=1)))
+    for wrapper in (cfg.optim_wrapper, None):
+        reach_blocks(SimpleNamespace(cfg=cfg, optim_wrapper=wrapper, model=network(ODBBConv2d)))
