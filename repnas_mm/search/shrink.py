@@ -25,7 +25,6 @@ class ShrinkSearch(BranchSearch):
     def __init__(self, blocks: Mapping[str, Block], num_branches: int | None, memory: int | str | None, trunk: str):
         super().__init__(blocks, num_branches, memory)
         self._recompute = False
-        self._with_cp = [getattr(block, 'with_cp', False) for block in self.blocks.values()]
         self.kinds = [name for names in self.candidates.values() for name in names]
         self.trunk = trunk
 
@@ -37,17 +36,19 @@ class ShrinkSearch(BranchSearch):
         """Mask of all candidates and ζ = 0: Eq. 12 without noise."""
         return self.best(), torch.zeros(len(self.kinds))
 
-    def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        """Tell the memory constraint what arrives at the blocks; these recompute from now on if they must.
+    def keep_again(self) -> np.ndarray:
+        return self.best()
+
+    def _check_memory(self) -> None:
+        """Let blocks recompute from now on if they must.
 
         Raises:
             ValueError: if all candidates do not fit even so.
         """
-        super().set_input_shapes(inputs)
         assert self.memory is not None
         for self._recompute in (False, True):
             self._set_with_cp(self._recompute)
-            needed = self._bytes_of_all()
+            needed = self.genotype_bytes(self.best())
             if needed <= self.memory:
                 return
         raise ValueError(
@@ -56,20 +57,11 @@ class ShrinkSearch(BranchSearch):
             'size.'
         )
 
-    def _bytes_of_all(self) -> int:
-        assert self.block_memory is not None
-        sizes = [len(names) for names in self.candidates.values()]
-        return sum(self.block_memory(i, tuple(range(size))) for i, size in enumerate(sizes))
-
-    def _set_with_cp(self, recompute: bool) -> None:
-        for block, own in zip(self.blocks.values(), self._with_cp):
-            setattr(block, 'with_cp', own or recompute)  # noqa: B010, an option of ours that the protocol lacks
-
     def apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         """Make the blocks compute the masked branches, and recompute if they must, as long as it is all of them."""
         super().apply(mask, noise)
         if self.memory is not None:
-            self._set_with_cp(self._recompute and bool(mask.all()))
+            self._set_with_cp(self._recompute_genotype or (self._recompute and bool(mask.all())))
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """Mask of what stays: the trunk of every block, then by ``scores`` over the whole network."""

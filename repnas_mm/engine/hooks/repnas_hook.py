@@ -1,6 +1,7 @@
 """RepNAS as a training schedule: choose branches, train, step α, report."""
 
 import os.path as osp
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from ...utils.fileio import check_writable
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
 from ..export import export_search
-from ..fusing import NO_BLOCKS_HINT, network_output
-from ..input_shapes import input_shapes
+from ..fusing import NO_BLOCKS_HINT
+from ..input_watch import InputWatch
 from ..recalibrate import recalibrate
 from ..runner_models import (
     check_unused_parameters,
@@ -56,7 +57,8 @@ class RepNASHook(SafeLoadHook):
     Args:
         num_branches (int, optional): C, the number of branches to keep over all blocks.
         memory (int | str, optional): Or the bytes of activations to save for backward on each rank, such as
-            ``'6GiB'``. Exactly one of the two must be given.
+            ``'6GiB'``, in every iteration: blocks are measured again whenever inputs grow, and once the branches are
+            frozen they recompute where they must. Exactly one of the two must be given.
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
             Defaults to 0.
         frozen (int, optional): Length of the frozen phase, in the same unit. Defaults to None: 80 % of what follows
@@ -136,6 +138,7 @@ class RepNASHook(SafeLoadHook):
         check_unused_parameters(runner.model)
         self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
         self._search.copies = find_followers(runner, blocks)
+        self._inputs = InputWatch(self._search)
         self._log_interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 0)
 
     def before_train(self, runner) -> None:
@@ -144,7 +147,7 @@ class RepNASHook(SafeLoadHook):
         if self._resumed is None:
             self.strategy.start(runner)
         else:
-            self.search.load_state_dict(self._resumed['search'])
+            self.search.load_state_dict(self._resumed['search'], self._resumed['genotype'])
             self.alpha_optimizer.load_state_dict(self._resumed['alpha_optimizer'])
             if (logged := self._resumed['logged']) is not None:
                 self._log.reported = np.array(logged)
@@ -156,10 +159,13 @@ class RepNASHook(SafeLoadHook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Choose the branches of this iteration, or of this accumulation of gradients."""
-        if self.search.needs_input_shapes():
-            model = unwrap(runner.model)
-            self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: network_output(model, data_batch)))
         phase = self.phase(runner)
+        if self.search.memory is not None:
+            ends = phase == 'frozen' and self._genotype is None  # then blocks absorb in the next forward
+            if ends or self.search.needs_input_shapes():
+                self._inputs.look(runner, unwrap(runner.model).data_preprocessor(deepcopy(data_batch), False), None)
+            if not ends:
+                self._inputs.before_forward(runner, lambda inputs: self._look(runner, inputs))
         if phase == 'frozen' and self._genotype is None:
             self._mask = self._genotype = self.strategy.freeze(runner, data_batch)
             self._noise = None
@@ -177,6 +183,10 @@ class RepNASHook(SafeLoadHook):
             self._log.report(runner, self.search, self.phase(runner), self._mask, self.best())
         if last:
             self._log.plot_alpha(runner, self.search)
+
+    def _look(self, runner, inputs) -> None:
+        if self._inputs.look(runner, inputs, self._genotype) and self._genotype is None:
+            self._apply(self.search.keep_again(), self._noise)
 
     def _apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         self._mask, self._noise = mask, noise
