@@ -42,9 +42,10 @@ class InputWatch:
         for others in all_gather_object(shapes):  # all ranks are to choose alike
             self.search.set_input_shapes(others, genotype)
         runner.logger.info(f'Memory of the blocks measured in iteration {runner.iter + 1}, on inputs of {size} values.')
-        if genotype is not None and (needed := self.search.genotype_bytes(genotype)) > self.search.memory:
+        budget = self.search.memory
+        if genotype is not None and budget and (needed := self.search.genotype_bytes(genotype)) > budget:
             runner.logger.warning(
-                f'memory={self.search.memory} bytes is less than the {needed} bytes that the frozen branches need for '
+                f'memory={budget} bytes is less than the {needed} bytes that the frozen branches need for '
                 'inputs as large as these, although blocks recompute; show large inputs before the freeze.'
             )
         return True

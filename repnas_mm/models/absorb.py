@@ -82,7 +82,7 @@ def _take_over(block, names: Sequence[str], x: Tensor) -> None:
         shift = sum(part.shift for part in parts)
         # running statistics of the new kernel: the mean is linear; the variance differs from the batch's as before
         running_mean = torch.where(nonzero, sum(p.scale * p.running_mean for p in parts) / scale, norm.running_mean)
-        if moments is None:
+        if moments is None or main.batch_var is None:
             independent = sum(part.scale.square() * part.running_var for part in parts) / scale.square()
             running_var = torch.where(nonzero, independent, main.running_var)
         else:
@@ -118,7 +118,9 @@ class _Folded:
         self.running_mean = branch.norm.running_mean - constant
         inner_norm = getattr(branch, 'inner_norm', None)
         if moments is not None and inner_norm is not None and inner_norm.training:
-            inner_norm.running_mean, inner_norm.running_var = batch_moments(outputs[1])
+            inner_moments = batch_moments(outputs[1])
+            assert inner_moments is not None, 'torch refuses one value a channel before this'
+            inner_norm.running_mean, inner_norm.running_var = inner_moments
             self.kernel, constant = _as_convolution(branch, kernel)
         if moments is not None and branch.norm.training:
             branch.norm.running_mean, branch.norm.running_var = moments

@@ -23,6 +23,7 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
     """
     if block.follows_checkpoint and block.alpha is not None:
         _follow(block, state_dict, prefix)
+    _rename_delta(state_dict, prefix)
     eps = 1e-5 if block.deploy else next(iter(block.branches.values())).norm.eps
     convolution = pop_convolution(state_dict, prefix, block.groups, eps)
     if convolution is not None:
@@ -43,6 +44,13 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
         if not any(active):
             raise ValueError(f"The checkpoint's '{prefix}active' leaves the block without a branch.")
         block.active_branches = tuple(name for name, kept in zip(block.candidates, active) if kept)
+
+
+def _rename_delta(state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+    """Take the 1×1 of `1x1_kxk` under the name that it had before it was a module's ``weight``."""
+    old = f'{prefix}branches.1x1_kxk.delta'
+    if old in state_dict:
+        state_dict[f'{old}.weight'] = state_dict.pop(old)
 
 
 def _follow(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:

@@ -43,9 +43,11 @@ class ShrinkSearch(BranchSearch):
         """Let blocks recompute from now on if they must.
 
         Raises:
-            ValueError: if all candidates do not fit even so.
+            ValueError: if all candidates do not fit even so, or the costliest choice behind the cut does not.
         """
         assert self.memory is not None
+        self._set_with_cp(False)
+        super()._check_memory()
         for self._recompute in (False, True):
             self._set_with_cp(self._recompute)
             needed = self.genotype_bytes(self.best())

@@ -26,6 +26,7 @@ from ..runner_models import (
     find_followers,
     renew_averages,
     unwrap,
+    warn_of_untrained,
 )
 from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
@@ -136,6 +137,7 @@ class RepNASHook(SafeLoadHook):
                 'without genotype and deploy and not frozen, or remove the hook.'
             )
         check_unused_parameters(runner.model)
+        warn_of_untrained(blocks, runner)
         self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
         self._search.copies = find_followers(runner, blocks)
         self._inputs = InputWatch(self._search)
