@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from ..checks import quote
@@ -85,3 +86,22 @@ def renew_averages(runner) -> None:
     for average in [*_averages(runner), *(module for module in inside if isinstance(module, BaseAveragedModel))]:
         model = average.module
         average.avg_parameters = model.state_dict() if average.update_buffers else dict(model.named_parameters())
+
+
+def warn_of_untrained(blocks: Mapping[str, Block], runner) -> None:
+    """Warn if an optimizer constructor has left a parameter of a block, other than α, to no optimizer."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    groups = [group for each in wrappers for group in each.optimizer.param_groups]
+    trained = {id(parameter) for group in groups for parameter in group['params']}
+    missing = [
+        f'{name}.{key}'
+        for name, block in blocks.items()
+        for key, parameter in block.named_parameters()  # type: ignore[attr-defined]
+        if parameter.requires_grad and key != 'alpha' and id(parameter) not in trained
+    ]
+    if missing:
+        runner.logger.warning(
+            f"{len(missing)} parameters of blocks, such as '{missing[0]}', are in no group of the optimizer and will "
+            'not train; use a constructor of optim_wrapper that takes all parameters, or freeze these blocks.'
+        )

@@ -39,11 +39,18 @@ class Branch(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.groups, self.dilation = kernel_size, stride, groups, dilation
         self.size = tuple(kernel_size if n == 'K' else n for n in self.window)
+        self.add_weights(shared)
+        self.norm = build_norm(norm_cfg, out_channels)
+
+    def add_weights(self, shared: bool) -> None:
+        """Make the parameters that are not a norm's.
+
+        Each is the ``weight`` or ``bias`` of a module: optimizer constructors of other projects look for these names.
+        """
         if self.uses_kernel and not shared:
-            self.weight = new_kernel(out_channels, in_channels // groups, *self.size)
+            self.weight = new_kernel(self.out_channels, self.in_channels // self.groups, *self.size)
         else:
             self.register_parameter('weight', None)
-        self.norm = build_norm(norm_cfg, out_channels)
 
     @staticmethod
     def exists(in_channels: int, out_channels: int, stride: int) -> bool:
@@ -145,18 +152,17 @@ class PointwiseFullBranch(CompositeBranch):
     starts at zero.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, groups, dilation, norm_cfg, shared):
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups, dilation, norm_cfg, shared)
-        inherits = shared and in_channels == out_channels
-        delta = None if inherits else nn.Parameter(torch.zeros(in_channels, in_channels // groups, 1, 1))
-        self.register_parameter('delta', delta)
+    def add_weights(self, shared):
+        super().add_weights(shared)
+        inherits = shared and self.in_channels == self.out_channels
+        self.delta = None if inherits else Delta(self.in_channels, self.in_channels // self.groups, 1, 1)
 
     @property
     def inner_channels(self):
         return self.in_channels
 
     def pointwise_kernel(self, kernel, dtype=None):
-        delta = reparam.crop_kernel(kernel, 1, 1) if self.delta is None else self.delta
+        delta = reparam.crop_kernel(kernel, 1, 1) if self.delta is None else self.delta.weight
         like = dict(dtype=dtype or delta.dtype, device=delta.device)
         return delta + reparam.identity_kernel(self.in_channels, self.groups, **like)
 
@@ -251,6 +257,14 @@ class SkipBranch(Branch):
         return reparam.identity_kernel(
             self.out_channels, self.groups, self.kernel_size, dtype=torch.float64, device=weight.device
         ), None
+
+
+class Delta(nn.Module):
+    """A kernel that is added to another one, as a module for its parameter's name; at first zero."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(*shape))
 
 
 def new_kernel(*shape: int) -> nn.Parameter:

@@ -26,6 +26,7 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
     """
     if block.follows_checkpoint and block.alpha is not None:
         _follow(block, state_dict, prefix)
+    _rename_delta(state_dict, prefix)
     if (plain := _from_other(block, state_dict, prefix)) is not None:
         state_dict.update({prefix + key: value for key, value in plain.items()})
     elif any(key.startswith(f'{prefix}branches.') for key in state_dict):
@@ -44,6 +45,13 @@ def prepare(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None
         if not any(active):
             raise ValueError(f"The checkpoint's '{prefix}active' leaves the block without a branch.")
         block.active_branches = tuple(name for name, kept in zip(block.candidates, active) if kept)
+
+
+def _rename_delta(state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+    """Take the 1×1 of `1x1_kxk` under the name that it had before it was a module's ``weight``."""
+    old = f'{prefix}branches.1x1_kxk.delta'
+    if old in state_dict:
+        state_dict[f'{old}.weight'] = state_dict.pop(old)
 
 
 def _follow(block, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:

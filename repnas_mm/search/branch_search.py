@@ -1,6 +1,7 @@
 """The state of a search over a model's blocks: `BranchSearch` draws, keeps and ends with (Algorithm 1)."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,6 +52,9 @@ class BranchSearch:
             check_num_branches(num_branches, self.candidates)
         self.memory = None if memory is None else parse_bytes(memory)
         self.block_memory: BlockMemory | None = None
+        self._with_cp = [getattr(block, 'with_cp', False) for block in self.blocks.values()]
+        self._recompute_genotype = False
+        self._scores = np.empty(0)  # of the last sample
         sizes = [len(names) for names in self.candidates.values()]
         self.block_ids = np.repeat(np.arange(len(sizes)), sizes)
         self._ends = np.cumsum(sizes)
@@ -81,17 +85,36 @@ class BranchSearch:
         """Return True as long as the memory constraint has not seen the shapes of a batch."""
         return self.memory is not None and self.block_memory is None
 
-    def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        """Tell the memory constraint what arrives at the blocks.
+    def set_input_shapes(
+        self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]], genotype: np.ndarray | None = None
+    ) -> None:
+        """Tell the memory constraint what arrives at the blocks, of which it remembers the largest.
 
         Args:
             inputs: Block name -> (shape, dtype) of its input.
+            genotype: Mask, once it is frozen; its blocks recompute from now on if they must (`genotype_bytes`).
 
         Raises:
-            ValueError: unless any one branch a block fits the budget, whatever the noise prefers later in the run.
+            ValueError: without genotype, unless any one branch a block fits the budget, whatever the noise prefers
+                later in the run.
         """
         assert self.memory is not None, 'needs_input_shapes comes first'
-        self.block_memory = BlockMemory(list(self.blocks.values()), [inputs[name] for name in self.blocks])
+        new = [inputs[name] for name in self.blocks]
+        if self.block_memory is None:
+            self.block_memory = BlockMemory(list(self.blocks.values()), new)
+        else:
+            old = self.block_memory.inputs
+            self.block_memory.inputs = [max(pair, key=lambda known: math.prod(known[0])) for pair in zip(old, new)]
+        if genotype is None:
+            self._check_memory()
+            return
+        for self._recompute_genotype in (False, True):
+            self._set_with_cp(self._recompute_genotype)
+            if self.genotype_bytes(genotype) <= self.memory:
+                return
+
+    def _check_memory(self) -> None:
+        assert self.memory is not None and self.block_memory is not None
         needed = sum(
             max(self.block_memory(i, (j,)) for j in range(len(names)))
             for i, names in enumerate(self.candidates.values())
@@ -101,6 +124,16 @@ class BranchSearch:
                 f'memory={self.memory} bytes is less than the {needed} bytes that the costliest branch of every block '
                 'needs at this batch size; raise memory or lower the batch size.'
             )
+
+    def genotype_bytes(self, genotype: np.ndarray) -> int:
+        """Bytes that the masked branches save for backward, as the blocks compute them now, at the largest inputs."""
+        assert self.block_memory is not None, 'set_input_shapes comes first'
+        masks = np.split(genotype, self._ends[:-1])
+        return sum(self.block_memory(i, tuple(np.flatnonzero(mask).tolist())) for i, mask in enumerate(masks))
+
+    def _set_with_cp(self, recompute: bool) -> None:
+        for block, own in zip(self.blocks.values(), self._with_cp):
+            setattr(block, 'with_cp', own or recompute)  # noqa: B010, an option of ours that the protocol lacks
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """Mask (number of candidates,) of the branches that the constraint lets stay, by ``scores`` of that shape."""
@@ -117,7 +150,12 @@ class BranchSearch:
         """Mask of the branches kept in this iteration and the noise ζ that chose them (Eq. 11, 13)."""
         noise = logistic_noise(len(self.block_ids), self.generator)
         # Z is increasing in α + ζ, which, unlike Z, does not saturate to ties
-        return self.keep(self.alpha_values() + noise.double().numpy()), noise
+        self._scores = self.alpha_values() + noise.double().numpy()
+        return self.keep(self._scores), noise
+
+    def keep_again(self) -> np.ndarray:
+        """Mask of what stays of the last sample since the inputs have grown."""
+        return self.keep(self._scores)
 
     def apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         """Make the blocks compute the masked branches, with gradients for α if there is noise."""
@@ -148,8 +186,8 @@ class BranchSearch:
         inputs = None if self.block_memory is None else self.block_memory.inputs
         return dict(generator=self.generator.get_state(), inputs=inputs, candidates=self.candidates)
 
-    def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` returned.
+    def load_state_dict(self, state: dict, genotype: Sequence[bool] | None = None) -> None:
+        """Take over what `state_dict` returned; ``genotype`` as in `set_input_shapes`.
 
         Raises:
             ValueError: if it is of a search over other blocks.
@@ -159,7 +197,8 @@ class BranchSearch:
         self.generator.set_state(state['generator'].cpu())
         if state['inputs'] is not None and self.memory is not None:
             self.set_input_shapes(
-                {name: (tuple(shape), dtype) for name, (shape, dtype) in zip(self.blocks, state['inputs'])}
+                {name: (tuple(shape), dtype) for name, (shape, dtype) in zip(self.blocks, state['inputs'])},
+                None if genotype is None else np.array(genotype),
             )
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:

@@ -36,7 +36,6 @@ class ShrinkSearch(BranchSearch):
     ):
         super().__init__(blocks, num_branches, memory)
         self._recompute = False
-        self._with_cp = [getattr(block, 'with_cp', False) for block in self.blocks.values()]
         self.kinds = [name for names in self.candidates.values() for name in names]
         self.trunk, self._start = trunk, np.isin(self.kinds, list(kinds))
         if num_branches is not None and num_branches > (count := np.count_nonzero(self._start)):
@@ -53,17 +52,22 @@ class ShrinkSearch(BranchSearch):
         """Mask of all that the search starts with and ζ = 0: Eq. 12 without noise."""
         return self.best(), torch.zeros(len(self.kinds))
 
-    def set_input_shapes(self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        """Tell the memory constraint what arrives at the blocks; these recompute from now on if they must.
+    def keep_again(self) -> np.ndarray:
+        return self.best()
+
+    def _check_memory(self) -> None:
+        """Let blocks recompute from now on if they must.
 
         Raises:
-            ValueError: if what the search starts with does not fit even so.
+            ValueError: if what the search starts with does not fit even so, or the costliest choice behind the cut
+                does not.
         """
-        super().set_input_shapes(inputs)
         assert self.memory is not None
+        self._set_with_cp(False)
+        super()._check_memory()
         for self._recompute in (False, True):
             self._set_with_cp(self._recompute)
-            needed = self._bytes_of_all()
+            needed = self.genotype_bytes(self.best())
             if needed <= self.memory:
                 return
         raise ValueError(
@@ -72,21 +76,12 @@ class ShrinkSearch(BranchSearch):
             'size.'
         )
 
-    def _bytes_of_all(self) -> int:
-        assert self.block_memory is not None
-        masks = self.masks_by_block(self._start)
-        started = [tuple(masks[name].nonzero().flatten().tolist()) for name in self.blocks]
-        return sum(self.block_memory(i, numbers) for i, numbers in enumerate(started))
-
-    def _set_with_cp(self, recompute: bool) -> None:
-        for block, own in zip(self.blocks.values(), self._with_cp):
-            setattr(block, 'with_cp', own or recompute)  # noqa: B010, an option of ours that the protocol lacks
-
     def apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         """Make the blocks compute the masked branches, and recompute if they must, as long as it is all of them."""
         super().apply(mask, noise)
         if self.memory is not None:
-            self._set_with_cp(self._recompute and np.array_equal(mask, self._start))
+            all_active = np.array_equal(mask, self._start)
+            self._set_with_cp(self._recompute_genotype or (self._recompute and all_active))
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """Mask of what stays: the trunk of every block, then by ``scores`` over what the search started with."""

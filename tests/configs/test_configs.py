@@ -200,7 +200,7 @@ def test_weight_decay_spares_norms_and_biases():
     decayed = {names[id(g['params'][0])] for g in wrapper.optimizer.param_groups if g['weight_decay'] > 0}
     blocks = find_blocks(model)
     kernels = {f'{name}.weight' for name in blocks}
-    deltas = {f'{n}.branches.1x1_kxk.delta' for n, b in blocks.items() if b.in_channels != b.out_channels}
+    deltas = {f'{n}.branches.1x1_kxk.delta.weight' for n, b in blocks.items() if b.in_channels != b.out_channels}
     alphas = {f'{name}.alpha' for name in blocks}  # leave this optimizer when the run starts
     assert decayed == kernels | deltas | alphas
 

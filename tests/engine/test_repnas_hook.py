@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
 from repnas_mm.engine import RepNASHook
@@ -452,3 +452,26 @@ def test_a_work_dir_that_cannot_be_written_stops_the_run(small_cfg, run, tmp_pat
     runner._work_dir = str(tmp_path / 'file' / 'run')
     with pytest.raises(OSError, match=r'Work dir .* cannot be written'):
         runner.train()
+
+
+@pytest.mark.parametrize('search', [True, False], ids=['search', 'subnet'])
+@pytest.mark.parametrize('missed', ['weight', 'nothing'])
+def test_a_parameter_that_will_not_train_is_named_at_the_start(small_cfg, run, search, missed):
+    """By a constructor that takes what the convention of another project finds."""
+
+    @OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
+    class ByConvention:
+        def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+            self.lr = optim_wrapper_cfg['optimizer']['lr']
+
+        def __call__(self, model):
+            found = [p for name, p in model.named_parameters() if missed == 'nothing' or 'inner_norm' not in name]
+            return OptimWrapper(torch.optim.SGD(found, self.lr))
+
+    if not search:
+        small_cfg.model.backbone.genotype = 'dbb'
+        small_cfg.custom_hooks = [dict(type='FuseHook')]
+    small_cfg.optim_wrapper.constructor = 'ByConvention'
+    runner = run(small_cfg, stop_after=1)
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    assert ('are in no group of the optimizer' in log) == (missed != 'nothing')

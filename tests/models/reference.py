@@ -87,7 +87,7 @@ class Reference:
             identity[channel, channel % width] = 1
         if self.shared and self.in_channels == self.out_channels:
             return identity + eq5_crop(self.parameters['weight'], 1, 1)
-        return identity + self.parameters['branches.1x1_kxk.delta']
+        return identity + self.parameters['branches.1x1_kxk.delta.weight']
 
     def norm(self, name, y, training):
         """BN by hand: biased variance normalizes, unbiased variance goes to the running statistics."""

@@ -198,7 +198,7 @@ def test_the_first_1x1_starts_as_the_identity_where_it_cannot_inherit(share_weig
     block = ODBBlock(4, 6, share_weights=share_weights)
     inner = block.branches['1x1_kxk'].pointwise_kernel(block.weight)
     assert torch.equal(inner[:, :, 0, 0], torch.eye(4))
-    assert block.branches['1x1_kxk'].delta.requires_grad
+    assert block.branches['1x1_kxk'].delta.weight.requires_grad
 
 
 def test_initial_alphas_are_small_and_differ():

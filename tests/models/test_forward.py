@@ -8,6 +8,7 @@ from blocks import make_block, make_image, mask_of, masks
 from reference import Reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repnas_mm.models.block_call import BlockCall
 from repnas_mm.models.fast.stem import applies
 
 sharing = pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
@@ -93,7 +94,7 @@ def test_a_stem_is_computed_branch_by_branch_where_moments_are_wrong_or_dear(cha
         stem = torch.nn.SyncBatchNorm.convert_sync_batchnorm(stem)
     if change == 'norm_eval':
         stem.branches['kxk'].norm.eval()
-    assert not applies(stem)
+    assert not applies(stem, torch.zeros(2, stem.in_channels, 8, 8), BlockCall((1,) * 4))
 
 
 def test_a_forward_in_training_moves_the_statistics_of_active_branches_only():

@@ -353,3 +353,20 @@ def test_measuring_leaves_the_network_alone():
     after = net.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert all(block.active_branches == block.candidates and block.noise is None for block in net)
+
+
+def test_the_constraint_remembers_the_largest_inputs_and_a_genotype_recomputes():
+    blocks = dict(a=ODBBlock(8, 8), b=ODBBlock(8, 8))
+    small, large = ((4, 8, 16, 16), torch.float32), ((4, 8, 32, 32), torch.float32)
+    search = BranchSearch(blocks, memory=10**9)
+    search.set_input_shapes(dict(a=small, b=large))
+    search.set_input_shapes(dict(a=large, b=small))
+    assert search.block_memory.inputs == [large, large]
+    everything = np.ones(14, dtype=bool)
+    needed = search.genotype_bytes(everything)
+    search.memory = needed - 1
+    search.set_input_shapes(dict(a=small, b=small), everything)
+    assert all(block.with_cp for block in blocks.values()) and search.genotype_bytes(everything) < needed
+    search.memory = needed
+    search.set_input_shapes(dict(a=small, b=small), everything)
+    assert not any(block.with_cp for block in blocks.values())

@@ -68,7 +68,7 @@ def test_where_alpha_is_noise_the_cut_goes_by_kind():
 
 @pytest.mark.parametrize(('part', 'recompute'), [(1.0, False), (0.9, True)])
 def test_blocks_recompute_as_long_as_all_are_active_and_do_not_fit(part, recompute):
-    needed = make_search(memory='1GiB')._bytes_of_all()
+    needed = make_search(memory='1GiB').genotype_bytes(np.ones(21, dtype=bool))
     search = make_search(memory=int(part * needed))
     everything = search.best()
     search.apply(everything)
@@ -86,4 +86,4 @@ def test_blocks_that_cannot_recompute_are_refused():
         with_cp = property(lambda self: False, lambda self, value: None)
 
     with pytest.raises(ValueError, match=r'bytes that all branches need at this batch size where blocks recompute'):
-        make_search(memory=int(0.9 * make_search(memory='1GiB')._bytes_of_all()), block=Never)
+        make_search(memory=int(0.9 * make_search(memory='1GiB').genotype_bytes(np.ones(21, dtype=bool))), block=Never)

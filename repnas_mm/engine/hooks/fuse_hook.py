@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from mmengine.dist import is_main_process
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 
 from ...registry import register
 from ..checkpoint import run_meta, save_fused
 from ..fusing import NO_BLOCKS_HINT, Fused, fuse_checked, is_fused, network_output, output_of
 from ..rehearsal import rehearsal
-from ..runner_models import final_models, find_blocks_of_run, renew_averages, replace_model, unwrap
+from ..runner_models import final_models, find_blocks_of_run, renew_averages, replace_model, unwrap, warn_of_untrained
 from ..training_batches import first_batch, training_inputs
 from .safe_load_hook import SafeLoadHook
 
@@ -40,11 +41,15 @@ class FuseHook(SafeLoadHook):
     def before_run(self, runner) -> None:
         super().before_run(runner)
         self._restore(runner)  # after a test that was interrupted
-        if not find_blocks_of_run(runner):
+        blocks = find_blocks_of_run(runner)
+        if not blocks:
             raise ValueError(
                 f'FuseHook found no ODBB block in {type(unwrap(runner.model)).__name__}; {NO_BLOCKS_HINT}, or remove '
                 'the hook.'
             )
+        searched = any(block.alpha is not None for block in blocks.values() if not block.deploy)
+        if not searched and isinstance(runner.optim_wrapper, OptimWrapper | OptimWrapperDict):
+            warn_of_untrained(blocks, runner)  # else RepNASHook does
 
     def before_train(self, runner) -> None:
         super().before_train(runner)

@@ -18,8 +18,8 @@ from ...utils.fileio import check_writable
 from ..alpha_optimizer import AlphaOptimizer
 from ..checkpoint import run_meta
 from ..export import export_search
-from ..fusing import NO_BLOCKS_HINT, output_of
-from ..input_shapes import input_shapes
+from ..fusing import NO_BLOCKS_HINT
+from ..input_watch import InputWatch
 from ..recalibrate import recalibrate
 from ..rehearsal import rehearsal
 from ..runner_models import (
@@ -30,6 +30,7 @@ from ..runner_models import (
     find_followers,
     renew_averages,
     unwrap,
+    warn_of_untrained,
 )
 from ..search_log import SearchLog
 from ..search_state import SearchState, check_searchable, read_search_state
@@ -62,7 +63,8 @@ class RepNASHook(SafeLoadHook):
     Args:
         num_branches (int, optional): C, the number of branches to keep over all blocks.
         memory (int | str, optional): Or the bytes of activations to save for backward on each rank, such as
-            ``'6GiB'``. Exactly one of the two must be given.
+            ``'6GiB'``, in every iteration: blocks are measured again whenever inputs grow, and once the branches are
+            frozen they recompute where they must. Exactly one of the two must be given.
         warmup (int): Length of the warm-up, in epochs of an epoch-based loop and iterations of an iter-based one.
             Defaults to 0.
         frozen (int, optional): Length of the frozen phase, in the same unit. Defaults to None: 80 % of what follows
@@ -145,8 +147,10 @@ class RepNASHook(SafeLoadHook):
                 'without genotype and deploy and not frozen, or remove the hook.'
             )
         check_unused_parameters(runner.model)
+        warn_of_untrained(blocks, runner)
         self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
         self._search.copies = find_followers(runner, blocks)
+        self._inputs = InputWatch(self._search)
         self._log_interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 0)
 
     def before_train(self, runner) -> None:
@@ -171,7 +175,7 @@ class RepNASHook(SafeLoadHook):
                 self.strategy.rehearse(runner, deepcopy(model), first_batch(runner.train_dataloader))
 
     def _resume(self, state: SearchState) -> None:
-        self.search.load_state_dict(state['search'])
+        self.search.load_state_dict(state['search'], state['genotype'])
         self.alpha_optimizer.load_state_dict(state['alpha_optimizer'])
         self._learning = state['learning']
         if state['logged'] is not None:
@@ -190,11 +194,13 @@ class RepNASHook(SafeLoadHook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Choose the branches of this iteration, or of this accumulation of gradients."""
-        if self.search.needs_input_shapes():
-            model = unwrap(runner.model)
-            inputs = training_inputs(model, data_batch)
-            self.search.set_input_shapes(input_shapes(self.search.blocks, lambda: output_of(model, inputs)))
         phase = self.phase(runner)
+        if self.search.memory is not None:
+            ends = phase == 'frozen' and self._genotype is None  # then blocks absorb in the next forward
+            if ends or self.search.needs_input_shapes():
+                self._inputs.look(runner, training_inputs(unwrap(runner.model), data_batch), None)
+            if not ends:
+                self._inputs.before_forward(runner, lambda inputs: self._look(runner, inputs))
         if phase == 'frozen' and self._genotype is None:
             self._mask = self._genotype = self.strategy.freeze(runner, data_batch)
             self._noise = None
@@ -213,6 +219,10 @@ class RepNASHook(SafeLoadHook):
             self._log.report(runner, self.search, self.phase(runner), self._mask, self.best())
         if last:
             self._log.plot_alpha(runner, self.search)
+
+    def _look(self, runner, inputs) -> None:
+        if self._inputs.look(runner, inputs, self._genotype) and self._genotype is None:
+            self._apply(self.search.keep_again(), self._noise)
 
     def _apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
         self._mask, self._noise = mask, noise

@@ -7,6 +7,7 @@ one convolution, and the BN statistics of all branches follow from them without 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import ops, reparam
 from . import is_on
@@ -35,7 +36,8 @@ def applies(block, x: Tensor, call) -> bool:
     ):
         return False
     # a SyncBN gathers its statistics elsewhere
-    norms = (norm for name in block.active_branches for norm in block.branches[name].children())
+    modules = (module for name in block.active_branches for module in block.branches[name].children())
+    norms = (module for module in modules if isinstance(module, _BatchNorm))
     return all(type(norm) is nn.BatchNorm2d and norm.training for norm in norms)
 
 

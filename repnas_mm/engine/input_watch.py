@@ -1,0 +1,68 @@
+"""The ``memory`` constraint under inputs that change in size: the blocks are measured again whenever these grow."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ..search.branch_search import BranchSearch
+from .fusing import raw_output
+from .input_shapes import input_shapes
+from .runner_models import unwrap
+
+
+class InputWatch:
+    """Tells a search what arrives at its blocks, before a batch is trained on that is larger than all before.
+
+    Args:
+        search: With a memory constraint.
+    """
+
+    def __init__(self, search: BranchSearch):
+        self.search = search
+        self.largest = 0
+
+    def look(self, runner, inputs: Mapping | Sequence, genotype: np.ndarray | None) -> bool:
+        """Return True, after measuring, if a batch is larger than all before on any rank; a call for all ranks.
+
+        Args:
+            inputs: A preprocessed batch.
+            genotype: Mask, once it is frozen.
+        """
+        size = _size(inputs)
+        if size <= self.largest:
+            return False
+        self.largest = size
+        model = unwrap(runner.model)
+        named = inputs if isinstance(inputs, Mapping) else {}
+        shapes = input_shapes(self.search.blocks, lambda: raw_output(model, *(() if named else inputs), **named))
+        for others in all_gather_object(shapes):  # all ranks are to choose alike
+            self.search.set_input_shapes(others, genotype)
+        runner.logger.info(f'Memory of the blocks measured in iteration {runner.iter + 1}, on inputs of {size} values.')
+        budget = self.search.memory
+        if genotype is not None and budget and (needed := self.search.genotype_bytes(genotype)) > budget:
+            runner.logger.warning(
+                f'memory={budget} bytes is less than the {needed} bytes that the frozen branches need for '
+                'inputs as large as these, although blocks recompute; show large inputs before the freeze.'
+            )
+        return True
+
+    def before_forward(self, runner, look: Callable[[Mapping | Sequence], None]) -> None:
+        """Let the next training forward of the model begin with ``look`` at what it gets."""
+
+        def call(_, args, kwargs):
+            if kwargs.get('mode') == 'loss':
+                handle.remove()
+                look({name: value for name, value in kwargs.items() if name != 'mode'} or args)
+
+        handle = unwrap(runner.model).register_forward_pre_hook(call, with_kwargs=True)
+
+
+def _size(inputs: Mapping | Sequence) -> int:
+    images = inputs.get('inputs', inputs) if isinstance(inputs, Mapping) else inputs
+    size = torch.tensor(sum(leaf.numel() for leaf in tree_leaves(images) if isinstance(leaf, Tensor)))
+    all_reduce(size, 'max')
+    return int(size)
