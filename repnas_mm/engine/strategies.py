@@ -42,8 +42,11 @@ class Strategy(Protocol):
     #: True if BN statistics of the search are those of a mixture of networks, which fit none of them
     mixes_statistics: bool
 
+    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> BranchSearch:
+        """Make the state of a search over ``blocks``, or raise a ValueError if they do not suit it."""
+
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
-        """Make the state of the search; this early, before the runner loads anything."""
+        """Make all state; this early, before the runner loads anything."""
 
     def start(self, runner) -> None:
         """Begin a training that resumes nothing, once everything is loaded."""
@@ -93,8 +96,11 @@ class Sample:
         self.constraint, self.temperature = (num_branches, memory), temperature
         self.alpha_optimizer_cfg = alpha_optimizer
 
+    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> BranchSearch:
+        return BranchSearch(blocks, *self.constraint, self.temperature, seed)
+
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
-        self.search = BranchSearch(blocks, *self.constraint, self.temperature, runner.seed or 0)
+        self.search = self.new_search(blocks, runner.seed or 0)
         alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
         start, end = self.phases.search_span(runner)
         alpha_optimizer.warn_if_too_slow(end - start, runner.logger)
@@ -159,7 +165,7 @@ class Shrink:
                 'iterations that train after the cut, about 0.8 of all.'
             )
 
-    def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
+    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> ShrinkSearch:
         for name, block in blocks.items():
             if block.share_weights:
                 raise ValueError(
@@ -171,7 +177,10 @@ class Shrink:
                     f"Block '{name}' has no branch '{MAIN_BRANCH}' that could absorb others, as strategy='shrink' "
                     "needs; search with strategy='sample'."
                 )
-        self.search = ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
+        return ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
+
+    def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
+        self.search = self.new_search(blocks)
         cfg = dict(type='GateDescent', steps=self._steps(runner))
         self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, cfg)
         return self.search, self.alpha_optimizer
