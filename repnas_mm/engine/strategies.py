@@ -4,7 +4,6 @@ What differs between them is here, behind one protocol; the schedule that is com
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from copy import deepcopy
 from typing import Protocol
 
@@ -19,7 +18,7 @@ from ..search.block import Block, find_blocks
 from ..search.branch_search import BranchSearch
 from ..search.shrink import ShrinkSearch
 from ..search.space import BRANCHES
-from .absorbing import absorbing
+from .absorbing import absorb_in_next_forward, absorbing
 from .alpha_optimizer import AlphaOptimizer
 from .fusing import output_of
 from .gate_descent import GateDescent
@@ -166,17 +165,7 @@ class Shrink:
             )
 
     def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> ShrinkSearch:
-        for name, block in blocks.items():
-            if block.share_weights:
-                raise ValueError(
-                    f"Block '{name}' shares one kernel between its branches, and strategy='shrink' needs a kernel for "
-                    "each; build the model with share_weights=False, or search with strategy='sample'."
-                )
-            if MAIN_BRANCH not in block.candidates or not hasattr(block, 'absorb'):
-                raise ValueError(
-                    f"Block '{name}' has no branch '{MAIN_BRANCH}' that could absorb others, as strategy='shrink' "
-                    "needs; search with strategy='sample'."
-                )
+        check_absorbing(blocks)
         return ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
@@ -240,9 +229,7 @@ class Shrink:
                 blocks[name].set_active(mask)
             with absorbing(blocks, kept):
                 output_of(average, training_inputs(average, data_batch))  # in eval mode, as an average is used
-        stack = ExitStack()
-        stack.enter_context(absorbing(self.search.blocks, kept))
-        stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)
+        absorb_in_next_forward(model, self.search.blocks, kept)
         stays = np.count_nonzero(genotype)
         runner.logger.info(f'Cut: {stays} branches stay, {np.count_nonzero(before) - stays} are absorbed.')
         return genotype
@@ -256,6 +243,21 @@ class Shrink:
             model.train()._run_forward(deepcopy(inputs), mode='loss')
         if len(final_models(runner)) > 1:
             output_of(model, inputs)
+
+
+def check_absorbing(blocks: Mapping[str, Block]) -> None:
+    """Raise ValueError unless a branch of each block can absorb the others."""
+    for name, block in blocks.items():
+        if block.share_weights:
+            raise ValueError(
+                f"Block '{name}' shares one kernel between its branches, and strategy='shrink' needs a kernel for "
+                "each; build the model with share_weights=False, or search with strategy='sample'."
+            )
+        if MAIN_BRANCH not in block.candidates or not hasattr(block, 'absorb'):
+            raise ValueError(
+                f"Block '{name}' has no branch '{MAIN_BRANCH}' that could absorb others, as strategy='shrink' "
+                "needs; search with strategy='sample'."
+            )
 
 
 def _checked(candidates: Sequence[str]) -> tuple[str, ...]:
