@@ -19,8 +19,10 @@ def main(epochs: int = EPOCHS) -> float:
     images, labels = torch.tensor(digits.images).float()[:, None] / 8 - 1, torch.tensor(digits.target)
     train, test = slice(0, 1437), slice(1437, None)
     layers = [(1, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1)]
-    convolutions = [[nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()] for i, o, s in layers]
-    model = nn.Sequential(*sum(convolutions, []), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    convolutions = [
+        layer for i, o, s in layers for layer in (nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+    ]
+    model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
     to_odbb(model)  # or of timm.create_model(...)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)

@@ -14,10 +14,10 @@ from .strategies import CANDIDATES, check_absorbing
 
 
 class Shrinking:
-    """Trains all branches of a model's blocks, then lets the lowest-ranked leave; the training loop stays as it is.
+    """Trains all branches of a model's blocks, then lets the lowest-ranked leave; the loop stays as it is.
 
-    The schedule is that of ``RepNASHook(strategy='shrink')``: all branches train for a fifth of the steps, in the second
-    half of which α learns, and then ``num_branches`` of them stay. Every step of ``optimizer`` counts, so that gradients
+    The schedule is that of ``RepNASHook(strategy='shrink')``: all branches train for a fifth of the steps, in whose
+    second half α learns, and then ``num_branches`` of them stay. Every step of ``optimizer`` counts, so that gradients
     may be accumulated, and one that a ``GradScaler`` skips does not. Call `finish` when the training has ended.
 
     Args:
