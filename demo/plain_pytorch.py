@@ -1,4 +1,4 @@
-"""Search, freeze and fuse a network in a plain PyTorch loop, without MMEngine's runner: half a minute on one CPU core."""
+"""Search, freeze and fuse a network in a plain PyTorch loop, half a minute on one CPU core, without MMEngine."""
 
 import torch
 from sklearn.datasets import load_digits
