@@ -1,7 +1,7 @@
 """Branches of a whole network leave during a forward: each block absorbs them in front of its own."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -35,3 +35,16 @@ def absorbing(blocks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> It
             handle.remove()
         for name, mask in kept.items():
             blocks[name].set_active(mask)
+
+
+def absorb_in_next_forward(model: nn.Module, blocks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> None:
+    """Let the next forward of ``model`` in training mode be one inside `absorbing`."""
+
+    def begin(*_) -> None:
+        if model.training:
+            before.remove()
+            stack = ExitStack()
+            stack.enter_context(absorbing(blocks, kept))
+            stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)
+
+    before = model.register_forward_pre_hook(begin)

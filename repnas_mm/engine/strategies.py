@@ -4,7 +4,6 @@ What differs between them is here, behind one protocol; the schedule that is com
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from copy import deepcopy
 from typing import Protocol
 
@@ -20,7 +19,7 @@ from ..search.block import Block, find_blocks
 from ..search.branch_search import BranchSearch
 from ..search.shrink import ShrinkSearch
 from ..search.space import BRANCHES
-from .absorbing import absorbing
+from .absorbing import absorb_in_next_forward, absorbing
 from .alpha_optimizer import AlphaOptimizer
 from .fusing import output_of
 from .gate_descent import GateDescent
@@ -43,8 +42,11 @@ class Strategy(Protocol):
     #: True if BN statistics of the search are those of a mixture of networks, which fit none of them
     mixes_statistics: bool
 
+    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> BranchSearch:
+        """Make the state of a search over ``blocks``, or raise a ValueError if they do not suit it."""
+
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
-        """Make the state of the search; this early, before the runner loads anything."""
+        """Make all state; this early, before the runner loads anything."""
 
     def start(self, runner) -> None:
         """Begin a training that resumes nothing, once everything is loaded."""
@@ -94,8 +96,11 @@ class Sample:
         self.constraint, self.temperature = (num_branches, memory), temperature
         self.alpha_optimizer_cfg = alpha_optimizer
 
+    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> BranchSearch:
+        return BranchSearch(blocks, *self.constraint, self.temperature, seed)
+
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
-        self.search = BranchSearch(blocks, *self.constraint, self.temperature, runner.seed or 0)
+        self.search = self.new_search(blocks, runner.seed or 0)
         alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
         start, end = self.phases.search_span(runner)
         alpha_optimizer.warn_if_too_slow(end - start, runner.logger)
@@ -162,19 +167,12 @@ class Shrink:
                 'iterations that train after the cut, about 0.8 of all.'
             )
 
+    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> ShrinkSearch:
+        check_absorbing(blocks)
+        return ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
+
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
-        for name, block in blocks.items():
-            if block.share_weights:
-                raise ValueError(
-                    f"Block '{name}' shares one kernel between its branches, and strategy='shrink' needs a kernel for "
-                    "each; build the model with share_weights=False, or search with strategy='sample'."
-                )
-            if MAIN_BRANCH not in block.candidates or not hasattr(block, 'absorb'):
-                raise ValueError(
-                    f"Block '{name}' has no branch '{MAIN_BRANCH}' that could absorb others, as strategy='shrink' "
-                    "needs; search with strategy='sample'."
-                )
-        self.search = ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
+        self.search = self.new_search(blocks)
         cfg = dict(type='GateDescent', steps=self._steps(runner))
         self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, cfg)
         return self.search, self.alpha_optimizer
@@ -237,9 +235,7 @@ class Shrink:
                 blocks[name].set_active(mask)
             with absorbing(blocks, kept):
                 output_of(average, training_inputs(average, data_batch))  # in eval mode, as an average is used
-        stack = ExitStack()
-        stack.enter_context(absorbing(self.search.all_blocks(), kept))
-        stack.callback(model.register_forward_hook(lambda *_: stack.close()).remove)
+        absorb_in_next_forward(model, self.search.all_blocks(), kept)
         stays = np.count_nonzero(genotype)
         runner.logger.info(f'Cut: {stays} branches stay, {np.count_nonzero(before) - stays} are absorbed.')
         return genotype
@@ -254,6 +250,21 @@ class Shrink:
             model.train()._run_forward(deepcopy(inputs), mode='loss')
         if len(final_models(runner)) > 1:
             output_of(model, inputs)
+
+
+def check_absorbing(blocks: Mapping[str, Block]) -> None:
+    """Raise ValueError unless a branch of each block can absorb the others."""
+    for name, block in blocks.items():
+        if block.share_weights:
+            raise ValueError(
+                f"Block '{name}' shares one kernel between its branches, and strategy='shrink' needs a kernel for "
+                "each; build the model with share_weights=False, or search with strategy='sample'."
+            )
+        if MAIN_BRANCH not in block.candidates or not hasattr(block, 'absorb'):
+            raise ValueError(
+                f"Block '{name}' has no branch '{MAIN_BRANCH}' that could absorb others, as strategy='shrink' "
+                "needs; search with strategy='sample'."
+            )
 
 
 def _checked(candidates: Sequence[str]) -> tuple[str, ...]:

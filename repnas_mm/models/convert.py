@@ -2,8 +2,9 @@
 
 from mmcv.cnn.bricks import Conv2d, Conv2dAdaptivePadding
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
-from ..search.block import log_plain, names_by_module
+from ..search.block import is_deformable, log_plain, names_by_module
 from .convolution_arguments import ConvolutionArguments
 from .odbb_conv import ODBBConv2d
 
@@ -49,5 +50,23 @@ def to_odbb(model: nn.Module, **block) -> nn.Module:
     return model
 
 
+def is_convolution(module: nn.Module) -> bool:
+    """True for a convolution of any kind that is no block."""
+    return isinstance(module, _ConvNd) or (is_deformable(module) and hasattr(module, 'kernel_size'))
+
+
+def obstacle(convolution: nn.Module) -> str:
+    """Say why it cannot be a block, in a word or two; '' if nothing in itself hinders it."""
+    if is_deformable(convolution):
+        return 'deformable'
+    if convolution.transposed:
+        return 'transposed'
+    if len(convolution.kernel_size) != 2:
+        return f'{len(convolution.kernel_size)}-D'
+    if type(convolution) not in _CONVOLUTIONS:
+        return f'a {type(convolution).__name__}'
+    return ConvolutionArguments.of(convolution).obstacle()
+
+
 def _is_eligible(module: nn.Module) -> bool:
-    return type(module) in _CONVOLUTIONS and ConvolutionArguments.of(module).eligible()
+    return type(module) in _CONVOLUTIONS and not obstacle(module)

@@ -29,16 +29,22 @@ class ConvolutionArguments(NamedTuple):
         """Read the arguments that made ``conv``."""
         return cls(*(getattr(conv, name) for name in cls._fields))._replace(bias=conv.bias is not None)
 
+    def obstacle(self) -> str:
+        """Say why it cannot be a block, in a word or two; '' for K×K, K odd and at least 3, padded by zeros."""
+        rows, columns = _pair(self.kernel_size)
+        if rows == columns == 1:
+            return '1×1'
+        if rows != columns:
+            return 'oblong kernel'
+        if rows % 2 == 0:
+            return 'even kernel'
+        if any(len(set(_pair(value))) > 1 for value in (self.stride, self.dilation)):
+            return 'two strides or dilations'
+        return 'padding other than zeros' if isinstance(self.padding, str) or self.padding_mode != 'zeros' else ''
+
     def eligible(self) -> bool:
-        """True if it can be a block: K×K, K odd and at least 3, alike in both directions, padded by zeros."""
-        size = _pair(self.kernel_size)[0]
-        return (
-            all(len(set(_pair(value))) == 1 for value in (self.kernel_size, self.stride, self.dilation))
-            and size % 2 == 1
-            and size >= 3
-            and not isinstance(self.padding, str)
-            and self.padding_mode == 'zeros'
-        )
+        """True if it can be a block."""
+        return not self.obstacle()
 
     def check(self) -> None:
         """Raise ValueError unless ``nn.Conv2d`` takes these arguments."""

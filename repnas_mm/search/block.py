@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from inspect import signature
-from typing import Protocol, TypeGuard
+from typing import NamedTuple, Protocol, TypeGuard
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -71,11 +71,11 @@ def find_blocks(model: nn.Module) -> dict[str, Block]:
     """
     names = names_by_module(model)
     blocks = [module for module in names if is_convolution_block(module)]
-    for block, (_, layer) in log_plain(names, blocks).items():
+    for block, reason in log_plain(names, blocks).items():
         block.switch_to_plain()
         # with which stock RepVGG would make its fused convolution a block again
-        if getattr(layer, 'conv_cfg', None):
-            layer.conv_cfg = None
+        if reason.layer is not None and getattr(reason.layer, 'conv_cfg', None):
+            reason.layer.conv_cfg = None
     return {used[0]: module for module, used in names.items() if is_block(module)}
 
 
@@ -87,8 +87,27 @@ def names_by_module(model: nn.Module) -> dict[nn.Module, list[str]]:
     return names
 
 
-def log_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.Module]) -> dict:
-    """Find which of these ``convolutions`` must be ordinary ones, and log them and why.
+class Plain(NamedTuple):
+    """Reason why a convolution must be an ordinary one."""
+
+    #: In a word or two, alike for all that have the same reason
+    kind: str
+    #: What it does, as the rest of a sentence
+    why: str
+    #: The layer that is the reason
+    layer: nn.Module | None = None
+
+
+def log_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.Module]) -> dict[nn.Module, Plain]:
+    """`find_plain`, and log what it finds."""
+    found = find_plain(names, convolutions)
+    for module, reason in found.items():
+        print_log(f"Convolution '{names[module][0]}' {reason.why}; it stays plain.", 'current')
+    return found
+
+
+def find_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.Module]) -> dict[nn.Module, Plain]:
+    """Find which of these ``convolutions`` must be ordinary ones, and why.
 
     - One used under several names: heads such as RTMDet's share a convolution between pyramid levels but not the norms
       behind it, because the levels' statistics differ; the BNs inside one shared block would mix them.
@@ -98,33 +117,36 @@ def log_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.Mo
     Args:
         names: Of `names_by_module` for the whole model.
         convolutions: Ordinary ones or blocks.
-
-    Returns:
-        Convolution -> (why, the layer that is the reason, or None).
     """
-    inside: dict[nn.Module, tuple[str, nn.Module | None]] = {}
+    inside: dict[nn.Module, Plain] = {}
     layers = [module for module in names if _is_reparameterizable(module)]
     for layer in layers:
         # a whole network may have such a method, too, and pass it on
         if not any(other is not layer and other in layers for other in layer.modules()):
-            why = f"is inside '{names[layer][0]}', a {type(layer).__name__} with kernels of its own to fuse"
-            inside |= {module: (why, layer) for module in layer.modules()}
+            what = type(layer).__name__
+            why = f"is inside '{names[layer][0]}', a {what} with kernels of its own to fuse"
+            inside |= {module: Plain(f'inside a {what}', why, layer) for module in layer.modules()}
+    offsets = 'offsets of a deformable convolution'
     for layer in names:
-        if any('DeformConv' in base.__name__ for base in type(layer).__mro__):
+        if is_deformable(layer):
             why = f"gives the offsets of '{names[layer][0]}', a deformable convolution"
-            inside |= {module: (why, None) for module in layer.modules() if module is not layer}
+            inside |= {module: Plain(offsets, why) for module in layer.modules() if module is not layer}
     found = {}
     for module in convolutions:
         used = names[module]
         if len(used) > 1:
-            found[module] = f"is used under {len(used)} names (such as '{used[1]}'), whose statistics differ", None
+            why = f"is used under {len(used)} names (such as '{used[1]}'), whose statistics differ"
+            found[module] = Plain('shared by layers with norms of their own', why)
         elif module in inside:
             found[module] = inside[module]
         elif 'offset' in used[0].rsplit('.', 1)[-1]:
-            found[module] = 'gives the offsets of a deformable convolution', None
-    for module, (why, _) in found.items():
-        print_log(f"Convolution '{names[module][0]}' {why}; it stays plain.", 'current')
+            found[module] = Plain(offsets, f'gives the {offsets}')
     return found
+
+
+def is_deformable(module: nn.Module) -> bool:
+    """True for a deformable convolution, with or without the layer that gives its offsets."""
+    return any('DeformConv' in base.__name__ for base in type(module).__mro__)
 
 
 def _is_reparameterizable(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from measuring.training_cost import image_shape
+from repnas_mm.engine.step_cost import image_shape
 from repnas_mm.models import ODBBBackbone
 
 DIGITS = Path(__file__).resolve().parents[2] / 'configs' / 'odbb_digits.py'

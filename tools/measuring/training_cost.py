@@ -14,10 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repnas_mm.engine import RepNASHook
 from repnas_mm.engine.input_shapes import input_shapes
-from repnas_mm.models.warm_start import MAIN_BRANCH
-from repnas_mm.search import BranchSearch, find_blocks
+from repnas_mm.engine.step_cost import forward_sum, image_shape
+from repnas_mm.search import find_blocks
 from repnas_mm.search.memory import bytes_saved_for_backward
-from repnas_mm.search.shrink import ShrinkSearch
 
 #: Training images, by class of the data set: those that need no look at the files, and what the public set has where
 #: nothing is downloaded yet
@@ -85,7 +84,7 @@ def config_cost(cfg: Config, draws: int = 5) -> ConfigCost:
             saved = _saved_bytes(model, few)
             growth = (_saved_bytes(model, more) - saved) / (MORE - FEW)
             with FlopCounterMode(display=False) as counter:
-                _forward(model, few).backward()
+                forward_sum(model, few).backward()
             counts.append((branches, counter.get_total_flops() / FEW, saved + (batch_size - FEW) * growth, growth))
         phases.append((part, [statistics.fmean(column) for column in zip(*counts)]))
     branches, flops_an_image = (sum(part * means[i] for part, means in phases) for i in (0, 1))
@@ -100,23 +99,6 @@ def config_cost(cfg: Config, draws: int = 5) -> ConfigCost:
         bytes_a_gpu=_weight_bytes(model, optimizer) + activations,
         flops_an_image=flops_an_image,
     )
-
-
-def image_shape(cfg: Config) -> tuple[int, int, int, int]:
-    """(N, C, H, W) of a training batch: H and W from the last transform of the pipeline that sets a size.
-
-    Raises:
-        ValueError: if no transform does.
-    """
-    dataset = cfg.train_dataloader.dataset
-    while 'pipeline' not in dataset:  # RepeatDataset and the like
-        dataset = dataset.dataset
-    sizes = [t.get('crop_size') or t.get('scale') for t in dataset.pipeline]
-    size = next((size for size in reversed(sizes) if size), None)
-    if size is None:
-        raise ValueError('No transform of the training pipeline has a crop_size or scale that tells the image size.')
-    height, width = (size, size) if isinstance(size, int) else size
-    return cfg.train_dataloader.batch_size, cfg.model.backbone.get('in_channels', 3), height, width
 
 
 def _steps_an_epoch(cfg: Config, batch_size: int) -> tuple[int, int]:
@@ -148,15 +130,10 @@ def _phases(cfg: Config, model: nn.Module, images: Tensor, batch_size: int, draw
     hook = RepNASHook(**settings)
     blocks = {name: block for name, block in find_blocks(model).items() if block.searchable}
     shrinks = hook.strategy_name == 'shrink'
-    constraint = hook.num_branches, hook.memory
-    search: BranchSearch
-    if shrinks:
-        search = ShrinkSearch(blocks, *constraint, MAIN_BRANCH, hook.strategy.candidates)
-    else:
-        search = BranchSearch(blocks, *constraint)
+    search = hook.strategy.new_search(blocks)
     if search.needs_input_shapes():
         with torch.no_grad():
-            inputs = input_shapes(blocks, lambda: _forward(model, images))
+            inputs = input_shapes(blocks, lambda: forward_sum(model, images))
         search.set_input_shapes({name: ((batch_size, *shape[1:]), dtype) for name, (shape, dtype) in inputs.items()})
     sampled = [lambda: search.apply(*search.sample())]
     if not shrinks:
@@ -167,14 +144,8 @@ def _phases(cfg: Config, model: nn.Module, images: Tensor, batch_size: int, draw
     return [(1 - behind, sampled), (behind, drawn * draws)]
 
 
-def _forward(model: nn.Module, images: Tensor) -> Tensor:
-    """One number that needs all that the network computes."""
-    forward = model.extract_feat if hasattr(model, 'roi_head') else model
-    return sum(leaf.sum() for leaf in tree_leaves(forward(images)) if isinstance(leaf, Tensor))
-
-
 def _saved_bytes(model: nn.Module, images: Tensor) -> int:
-    return bytes_saved_for_backward(lambda: _forward(model, images), (images, *model.parameters(), *model.buffers()))
+    return bytes_saved_for_backward(lambda: forward_sum(model, images), (images, *model.parameters(), *model.buffers()))
 
 
 def _weight_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

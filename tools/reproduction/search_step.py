@@ -9,9 +9,9 @@ from mmpretrain import get_model
 from mmpretrain.structures import DataSample
 
 from measuring.timing import medians
-from measuring.training_cost import image_shape
 from repnas_mm.engine.alpha_optimizer import AlphaOptimizer
 from repnas_mm.engine.hooks import RepNASHook
+from repnas_mm.engine.step_cost import image_shape
 from repnas_mm.search import BranchSearch, find_blocks
 
 

@@ -10,6 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from torch import Tensor, nn
 
+from ...models.survey import summary
 from ...registry import register
 from ...search.block import find_blocks
 from ...search.branch_search import BranchSearch
@@ -151,6 +152,7 @@ class RepNASHook(SafeLoadHook):
         self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
         self._search.copies = find_followers(runner, blocks)
         self._inputs = InputWatch(self._search)
+        runner.logger.info('\n'.join(summary(unwrap(runner.model), blocks.values())))
         self._log_interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 0)
 
     def before_train(self, runner) -> None:
