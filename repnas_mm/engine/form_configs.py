@@ -64,7 +64,16 @@ def type_name(cfg: Mapping) -> str:
 
 
 def _with_names(cfg: Config) -> Config:
-    """Copy of ``cfg`` with dotted names in place of classes and functions, which pure-Python configs have."""
+    """Copy of ``cfg`` with dotted names in place of classes and functions, which pure-Python configs have.
+
+    Raises:
+        ValueError: if it has no model.
+    """
+    if 'model' not in cfg:
+        raise ValueError(
+            "The runner has no config of its model, as the subnet's and the fused network's are made from; build it "
+            'with Runner.from_cfg.'
+        )
     return Config(_named(cfg.to_dict()))
 
 

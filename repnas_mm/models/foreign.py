@@ -109,7 +109,7 @@ def fuse_branches(block, branches: Branches, eps: float) -> reparam.Pair:
 
 
 def _new_branch(block, name: str, eps: float = 1e-5) -> torch.nn.Module:
-    shape = (block.in_channels, block.out_channels, block.kernel_size, block.stride, block.groups)
+    shape = (block.in_channels, block.out_channels, block.kernel_size, block.stride, block.groups, block.dilation)
     with torch.device('meta'):  # without the random numbers of an initialization
         branch = BRANCHES[name](*shape, dict(type='BN', eps=eps), False).double()
     return branch.to_empty(device='cpu')

@@ -88,7 +88,8 @@ class ShrinkSearch(BranchSearch):
         if self.memory is not None:
             self._set_with_cp(False)  # as the branches that stay will be computed
         scores = np.where(self._start, scores, -np.inf)
-        return super().keep(np.where(np.array(self.kinds) == self.trunk, np.inf, scores))
+        # `memory` may have room for more than the search started with
+        return self._start & super().keep(np.where(np.array(self.kinds) == self.trunk, np.inf, scores))
 
     def cut(self, squared_differences: np.ndarray, stretches: int) -> np.ndarray:
         """Mask of what stays by rank.

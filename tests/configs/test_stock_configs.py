@@ -45,7 +45,7 @@ CONFIGS = {
     'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py': (use_conv_cfg('backbone', 'neck'), 21),
     'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py': (use_conv_cfg('backbone', 'neck', 'bbox_head'), 30),
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': (use_conv_cfg('backbone', 'neck', 'bbox_head'), 17),
-    'mmdet::ssd/ssd300_coco.py': (both, 17),
+    'mmdet::ssd/ssd300_coco.py': (both, 18),
 }
 
 

@@ -40,6 +40,9 @@ class _Timed(RepNASHook):
         wait()
         self.own[-1] += time.perf_counter() - ended
 
+    def _rehearse(self, runner) -> None:
+        """Rehearse nothing: there is no config of the model to export."""
+
     def after_train(self, runner) -> None:
         """Export nothing."""
 
