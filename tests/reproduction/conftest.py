@@ -18,7 +18,13 @@ param_scheduler = [dict(type='CosineAnnealingLR', T_max=2, end=2, by_epoch=True,
 train_cfg = dict(max_epochs=2, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
 """
-SEARCH = "custom_hooks = [dict(type='RepNASHook', strategy='{}', num_branches=20, frozen=1), dict(type='FuseHook')]\n"
+SEARCH = """
+custom_hooks = [
+    dict(type='RepNASHook', strategy='{}', num_branches=20, frozen=1),
+    dict(type='FuseHook'),
+    dict(type='ExactResumeHook'),
+]
+"""
 FIXED = "find_unused_parameters = False\ncustom_hooks = [dict(type='FuseHook')]"
 BACKBONES = {
     'random': "genotype=dict(preset='random', num_branches=52, seed=0)",
