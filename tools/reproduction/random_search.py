@@ -2,7 +2,7 @@
 
 from .lab import Lab
 from .scales import Scale
-from .shared_trainings import ACCURACY, network
+from .shared_trainings import ACCURACY, cosine, network
 from .training import Training
 
 DRAWS = 25
@@ -18,15 +18,7 @@ def draw_and_choose(lab: Lab, scale: Scale, pattern: str, num_branches: int, epo
     config = pattern.format('random')
     options = dict(
         model__backbone__genotype__num_branches=num_branches,
-        train_cfg__max_epochs=epochs,
-        param_scheduler=dict(
-            _delete_=True,
-            type='CosineAnnealingLR',
-            T_max=epochs,
-            end=epochs,
-            by_epoch=True,
-            convert_to_iter_based=True,
-        ),
+        **cosine(epochs),
         train_dataloader__dataset__indices=scale.trained_on,
     )
     for loader in ('val_dataloader', 'test_dataloader'):

@@ -27,6 +27,12 @@ def network(config: str, seed: int, tag: str = '', **options) -> Training:
     return Training(f'{config}{tag and "-" + tag}-seed{seed}', config, {'randomness.seed': seed, **options})
 
 
+def cosine(epochs: int) -> dict:
+    """Options of a training of so many epochs, whose learning rate falls from the first step on."""
+    scheduler = dict(type='CosineAnnealingLR', T_max=epochs, end=epochs, by_epoch=True, convert_to_iter_based=True)
+    return dict(train_cfg__max_epochs=epochs, param_scheduler=dict(_delete_=True, **scheduler))
+
+
 def search(pattern: str, num_branches: int, seed: int) -> Training:
     """The search of ``pattern``'s networks with C = ``num_branches``."""
     return network(pattern.format('odbb'), seed, f'c{num_branches}', custom_hooks__0__num_branches=num_branches)

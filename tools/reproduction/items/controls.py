@@ -12,7 +12,7 @@ from repnas_mm.search.space import BRANCHES
 from ..controls import VARIANTS
 from ..lab import Lab
 from ..scales import Scale
-from ..shared_trainings import accuracy, network
+from ..shared_trainings import accuracy, cosine, network
 from ..training import Result, Training
 from .deep import cpu_seconds
 
@@ -77,17 +77,9 @@ def _fine_tuning(nets: str, cfg, seed: int, label: str, strategy: str, start) ->
         f'fine-tuning-{label}',
         custom_hooks__0__frozen=frozen,
         custom_hooks__0__strategy=strategy,
-        train_cfg__max_epochs=epochs,
         train_cfg__val_interval=epochs,
         optim_wrapper__optimizer__lr=0.1 * cfg.optim_wrapper.optimizer.lr,
-        param_scheduler=dict(
-            _delete_=True,
-            type='CosineAnnealingLR',
-            T_max=epochs,
-            end=epochs,
-            by_epoch=True,
-            convert_to_iter_based=True,
-        ),
+        **cosine(epochs),
         default_hooks__logger__interval=1,
         log_processor=dict(window_size=1),
         load_from=str(start / 'fused.pth'),
