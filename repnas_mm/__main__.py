@@ -1,4 +1,4 @@
-"""What a report of a problem needs, or what a config would search: ``python -m repnas_mm [describe CONFIG]``."""
+"""Command line: print the installation, or describe a config, by ``python -m repnas_mm [describe CONFIG]``."""
 
 import argparse
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
 """The separate optimizer of the architecture parameters α (Algorithm 1), next to an untouched main optimizer."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from logging import Logger
 
@@ -10,6 +11,20 @@ from torch import nn
 
 from ..checks import explain_errors, quote
 from ..search.sampler import NOISE_STD
+
+
+def take_out(alphas: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Remove α from the groups of the weights' ``optimizer``, which stay: schedulers hold one base value a group."""
+    ids = {id(alpha) for alpha in alphas}
+    for group in optimizer.param_groups:
+        group['params'] = [p for p in group['params'] if id(p) not in ids]
+
+
+def fill_gradients(alphas: Sequence[nn.Parameter]) -> None:
+    """Give the α of blocks outside this forward a zero gradient, so that their optimizer stays dense."""
+    for alpha in alphas:
+        if alpha.grad is None:
+            alpha.grad = torch.zeros_like(alpha)
 
 
 class AlphaOptimizer:
@@ -33,9 +48,7 @@ class AlphaOptimizer:
                 f'RepNASHook needs one OptimWrapper for the whole model, got {type(optim_wrapper).__name__}.'
             )
         self.alphas, self.optim_wrapper = alphas, optim_wrapper
-        ids = {id(alpha) for alpha in alphas}
-        for group in optim_wrapper.optimizer.param_groups:
-            group['params'] = [p for p in group['params'] if id(p) not in ids]
+        take_out(alphas, optim_wrapper.optimizer)
         with explain_errors(f'alpha_optimizer={quote(cfg)} builds no optimizer'):
             self.optimizer = OPTIMIZERS.build(dict(cfg, params=alphas))
             self._try_step()
@@ -69,9 +82,7 @@ class AlphaOptimizer:
         if not self.optim_wrapper.should_update():
             return False
         if update and self._model_stepped and self._unscale():
-            for alpha in self.alphas:
-                if alpha.grad is None:  # a block outside this forward; Adam stays dense
-                    alpha.grad = torch.zeros_like(alpha)
+            fill_gradients(self.alphas)
             self.optimizer.step()
         self.optimizer.zero_grad()
         return True

@@ -1,4 +1,4 @@
-"""What a config would search, before it trains: ``python -m repnas_mm describe CONFIG``."""
+"""Description of what a config would search, before it trains: ``python -m repnas_mm describe CONFIG``."""
 
 import math
 import re
@@ -15,6 +15,7 @@ from ..checks import error_text
 from ..models.survey import BLOCKS, ELIGIBLE, FROZEN, Convolution, counts, preset_branches, preset_masks, survey
 from ..search.block import Block, find_blocks, is_convolution_block
 from ..search.genotype import PRESETS
+from .form_configs import type_name
 from .hooks import RepNASHook
 from .step_cost import image_shape, on_meta, step_cost
 from .strategies import CANDIDATES
@@ -176,14 +177,13 @@ def _with_branches(model: nn.Module, masks: Sequence[Sequence[bool]]) -> nn.Modu
 def _hook(cfg: Config, name: str) -> dict | None:
     """Config of a hook of ours, without its type, whether that is a class or a name with a scope or without."""
     for hook in cfg.get('custom_hooks') or ():
-        given = hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__
-        if given.rpartition('.')[2] == name:
+        if type_name(hook) == name:
             return {key: value for key, value in hook.items() if key != 'type'}
     return None
 
 
 def _settings(cfg: Config, model: nn.Module, blocks: int, searched: Mapping[str, Block]) -> Iterator[str]:
-    """What is missing in the config and what is wrong with it, a paragraph each."""
+    """Say what is missing in the config and what is wrong with it, a paragraph each."""
     for title, lines in (
         ('The config lacks', _missing(cfg, blocks, searched)),
         ('The config does not fit', _contradictions(cfg, model, searched)),

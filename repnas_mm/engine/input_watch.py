@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..search.branch_search import BranchSearch
-from .fusing import raw_output
+from .fusing import output_of
 from .input_shapes import input_shapes
 from .runner_models import unwrap
 
@@ -37,8 +37,7 @@ class InputWatch:
             return False
         self.largest = size
         model = unwrap(runner.model)
-        named = inputs if isinstance(inputs, Mapping) else {}
-        shapes = input_shapes(self.search.blocks, lambda: raw_output(model, *(() if named else inputs), **named))
+        shapes = input_shapes(self.search.blocks, lambda: output_of(model, inputs))
         for others in all_gather_object(shapes):  # all ranks are to choose alike
             self.search.set_input_shapes(others, genotype)
         runner.logger.info(f'Memory of the blocks measured in iteration {runner.iter + 1}, on inputs of {size} values.')

@@ -1,11 +1,11 @@
 """Options of ``paramwise_cfg`` that look at a convolution, for the blocks that stand in its place."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from ..search.block import is_convolution_block
 from .runner_models import unwrap
 
 
@@ -28,10 +28,11 @@ def reach_blocks(runner) -> None:
     keys, factor = options.get('custom_keys', {}), options.get('dwconv_decay_mult')
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group['params']}
     # one that was a block when the optimizer was built may be plain now
-    modules: Iterable[tuple[str, Any]] = unwrap(runner.model).named_modules()
-    for name, module in modules:
-        if not hasattr(module, 'switch_to_plain') and not isinstance(module, nn.Conv2d):
-            continue
+    modules = unwrap(runner.model).named_modules()
+    convolutions: list[tuple[str, Any]] = [
+        (name, module) for name, module in modules if is_convolution_block(module) or isinstance(module, nn.Conv2d)
+    ]
+    for name, module in convolutions:
         own = {f'{name}.{parameter}': value for parameter, value in module.named_parameters()}
         for key in keys:
             if key in f'{name}.weight' and not any(key in full for full in own):

@@ -1,4 +1,4 @@
-"""What happens for the first time after days of training is tried before it."""
+"""Rehearsal, before a training, of what happens for the first time when it ends."""
 
 import time
 from collections.abc import Iterator

@@ -47,12 +47,12 @@ def _averages(runner) -> list[BaseAveragedModel]:
 
 
 @torch.no_grad()
-def copy_to_waiting_averages(runner, alphas: Mapping[str, nn.Parameter]) -> None:
+def copy_to_waiting_averages(runner, blocks: Mapping[str, Block]) -> None:
     """Give α to every average that has not begun: until then it is to equal the model, of which α is stepped last."""
     for hook in runner.hooks:
         if isinstance(hook, EMAHook) and not hook._ema_started(runner):
-            for name, alpha in alphas.items():
-                hook.ema_model.module.get_submodule(name).alpha.copy_(alpha)
+            for name, block in blocks.items():
+                hook.ema_model.module.get_submodule(name).alpha.copy_(block.alpha)
 
 
 def final_models(runner) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""What the log and the visualizer show of a search."""
+"""The lines and pictures of a search in the log and the visualizer."""
 
 import numpy as np
 from mmengine.dist import is_main_process

@@ -3,22 +3,22 @@
 import torch
 from torch import nn
 
-from ..models.start import let_skip_lead
 from ..models.warm_start import MAIN_BRANCH
 from ..search.block import find_blocks
 from ..search.genotype import Genotype
 from ..search.shrink import ShrinkSearch
 from .absorbing import absorb_in_next_forward
+from .alpha_optimizer import fill_gradients, take_out
 from .gate_descent import GateDescent
-from .strategies import CANDIDATES, check_absorbing
+from .strategies import CANDIDATES, check_absorbing, start_shrinking
 
 
 class Shrinking:
-    """Trains all branches of a model's blocks, then lets the lowest-ranked leave; the loop stays as it is.
+    """Trains many branches of a model's blocks, then lets the lowest-ranked leave; the loop stays as it is.
 
-    The schedule is that of ``RepNASHook(strategy='shrink')``: all branches train for a fifth of the steps, in whose
-    second half α learns, and then ``num_branches`` of them stay. Every step of ``optimizer`` counts, so that gradients
-    may be accumulated, and one that a ``GradScaler`` skips does not. Call `finish` when the training has ended.
+    The schedule is that of ``RepNASHook(strategy='shrink')``: five kinds of branches train for a fifth of the steps, in
+    whose second half α learns, and then ``num_branches`` of them stay. Every step of ``optimizer`` counts, so that
+    gradients may be accumulated, and one that a ``GradScaler`` skips does not. Call `finish` when the training has ended.
 
     Args:
         model (nn.Module): With ODBB blocks, as `to_odbb` makes them, on its device.
@@ -42,21 +42,15 @@ class Shrinking:
         blocks = {name: block for name, block in find_blocks(model).items() if block.searchable}
         check_absorbing(blocks)
         self.search = ShrinkSearch(blocks, num_branches, None, MAIN_BRANCH, CANDIDATES)
-        ids = {id(alpha) for alpha in self.search.alphas}
-        for group in optimizer.param_groups:
-            group['params'] = [p for p in group['params'] if id(p) not in ids]
+        take_out(self.search.alphas, optimizer)
         self._alpha_optimizer = GateDescent(self.search.alphas, self._cut - self._learns_from)
-        self.search.apply(self.search.best())
-        for block in blocks.values():
-            let_skip_lead(block)
+        start_shrinking(self.search)
         self._handle = optimizer.register_step_post_hook(lambda *_: self._count_step())
 
     def _count_step(self) -> None:
         """Step α if it learns, and set the branches of the next step."""
         if self._learns_from <= self._step < self._cut:
-            for alpha in self.search.alphas:
-                if alpha.grad is None:  # a block outside this forward
-                    alpha.grad = torch.zeros_like(alpha)
+            fill_gradients(self.search.alphas)
             self._alpha_optimizer.step()
         self._alpha_optimizer.zero_grad()
         self._step += 1

@@ -1,4 +1,4 @@
-"""What a training step costs, counted from the model and its config, without data and without a GPU."""
+"""Cost of a training step, counted from the model and its config, without data and without a GPU."""
 
 from collections.abc import Callable
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""The two ways to search: `Shrink` trains all branches and cuts once; `Sample`, Algorithm 1, draws them.
+"""The two ways to search: `Shrink` trains many branches and cuts once; `Sample`, Algorithm 1, draws them.
 
 What differs between them is here, behind one protocol; the schedule that is common is `RepNASHook`.
 """
@@ -31,7 +31,7 @@ from .training_batches import training_inputs
 #: α's optimizer in Algorithm 1
 PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
 #: What `Shrink` starts with: without the two branches of two operations in a row, whose steps cost more than those of
-#: all others together, and without which no network was measured to be worse (docs/results, item `controls`)
+#: all others together, and without which the search on 40 layers ended no worse (docs/reproduce.md, Deep networks)
 CANDIDATES = ('1x1', 'kxk', '1xk', 'kx1', 'skip')
 
 
@@ -142,7 +142,7 @@ class Sample:
 
 
 class Shrink:
-    """All branches first, each with weights of its own; then the lowest-ranked leave at once, absorbed by `kxk`.
+    """Many branches first, each with weights of its own; then the lowest-ranked leave at once, absorbed by `kxk`.
 
     α rests in the first half of the search phase: until the network has begun to learn, its gradients are large and
     say the wrong thing. BN statistics go on behind the cut, since absorbing moves those of `kxk` along.
@@ -194,7 +194,7 @@ class Shrink:
         return steps
 
     def go_on(self, runner, learning: tuple[int, int] | None) -> None:
-        """As `Strategy`: as long as α rests the schedule is free, then it is as far as the cut that of α's path."""
+        """Begin or continue, by any schedule as long as α rests, and behind that by one that cuts where it was to."""
         begin, end = self.learning(runner)
         if not self.alpha_optimizer.has_stepped:
             self.alpha_optimizer.optimizer.param_groups[0]['steps'] = self._steps(runner, runner.iter)
@@ -206,9 +206,7 @@ class Shrink:
             )
 
     def start(self, runner) -> None:
-        self.search.apply(self.search.best())
-        for block in self.search.all_blocks().values():
-            let_skip_lead(block)
+        start_shrinking(self.search)
 
     def learns(self, runner) -> bool:
         return self.phases.now(runner) == 'search' and runner.iter >= self.learning(runner)[0]
@@ -250,6 +248,13 @@ class Shrink:
             model.train()._run_forward(deepcopy(inputs), mode='loss')
         if len(final_models(runner)) > 1:
             output_of(model, inputs)
+
+
+def start_shrinking(search: ShrinkSearch) -> None:
+    """Make the blocks compute what the search starts with, and let their skips lead."""
+    search.apply(search.best())
+    for block in search.all_blocks().values():
+        let_skip_lead(block)
 
 
 def check_absorbing(blocks: Mapping[str, Block]) -> None:

@@ -41,7 +41,7 @@ def first_batch(loader: DataLoader, most: int = 8) -> Any:
 
 
 def training_inputs(model: nn.Module, batch: Any) -> Any:
-    """What ``model`` gets to see of a batch in training: padded, stacked and augmented as only training does.
+    """Preprocess a batch as ``model`` does in training: padded, stacked and augmented as only training does.
 
     The batch, the preprocessor, which may have a memory, and random states stay as they are, so that the same call
     gives the same inputs. A preprocessor may wait for all ranks.

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..checks import explain_errors
-from ..search.space import BRANCHES
 from . import reparam
 
 #: Branch -> its entries by our keys
@@ -18,7 +17,7 @@ _NORM = ('weight', 'bias', 'running_mean', 'running_var')
 
 
 class Layout(NamedTuple):
-    """How a block is laid out: branch -> module in it -> their module. '' is the branch's convolution itself."""
+    """Names in a block of other code: branch -> module in it -> their module; '' is the branch's own convolution."""
 
     name: str
     #: Their convolution, once fused
@@ -109,9 +108,8 @@ def fuse_branches(block, branches: Branches, eps: float) -> reparam.Pair:
 
 
 def _new_branch(block, name: str, eps: float = 1e-5) -> torch.nn.Module:
-    shape = (block.in_channels, block.out_channels, block.kernel_size, block.stride, block.groups, block.dilation)
     with torch.device('meta'):  # without the random numbers of an initialization
-        branch = BRANCHES[name](*shape, dict(type='BN', eps=eps), False).double()
+        branch = block.new_branch(name, dict(type='BN', eps=eps), False).double()
     return branch.to_empty(device='cpu')
 
 

@@ -8,6 +8,7 @@ import torch.utils.checkpoint as cp
 from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from ..checks import check_counts, check_flags, explain_errors, is_count, quote
 from ..registry import register
@@ -124,8 +125,7 @@ class ODBBlock(BaseModule):
         if deploy:
             self.reparam = self._new_reparam()
             return
-        shape = (in_channels, out_channels, kernel_size, stride, groups, dilation)
-        self.branches = nn.ModuleDict({name: BRANCHES[name](*shape, norm_cfg, share_weights) for name in kept})
+        self.branches = nn.ModuleDict({name: self.new_branch(name, norm_cfg, share_weights) for name in kept})
         if share_weights and any(branch.uses_kernel for branch in self.branches.values()):
             self.weight = new_kernel(out_channels, in_channels // groups, kernel_size, kernel_size)
             start_as_mean(self)
@@ -152,6 +152,11 @@ class ODBBlock(BaseModule):
         if not branches:
             raise ValueError('A block needs at least one branch, got none.')
         return tuple(name for name in self.candidates if name in branches)
+
+    def new_branch(self, name: str, norm_cfg: dict, shared: bool) -> nn.Module:
+        """Build a branch of this block's shape, as in Fig. 3, outside of `branches`."""
+        shape = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.groups)
+        return BRANCHES[name](*shape, _pair(self.dilation)[0], norm_cfg, shared)
 
     @property
     def kernel(self) -> nn.Parameter | None:

@@ -4,14 +4,13 @@ Importing this module registers the variants as strategies of `RepNASHook`, unde
 """
 
 import json
-from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from repnas_mm.engine.absorbing import absorbing
+from repnas_mm.engine.absorbing import absorb_in_next_forward
 from repnas_mm.engine.strategies import STRATEGIES, Shrink
 from repnas_mm.search.ranking import end_variance, ranks
 from repnas_mm.utils.fileio import atomic_write
@@ -104,10 +103,13 @@ class Gradual(Measured):
         search.num_branches = active - round(part * (active - final))
         kept = search.keep(scores)
         search.num_branches = final
-        stack = ExitStack()
-        stack.callback(setattr, search, '_start', kept)
-        stack.enter_context(absorbing(search.all_blocks(), search.masks_by_block(kept)))
-        stack.callback(runner.model.register_forward_hook(lambda *_: stack.close()).remove)
+        absorb_in_next_forward(runner.model, search.all_blocks(), search.masks_by_block(kept))
+
+        def note(*_) -> None:
+            handle.remove()
+            search._start = kept
+
+        handle = runner.model.register_forward_hook(note)
 
 
 VARIANTS: dict[str, type[Measured]] = {

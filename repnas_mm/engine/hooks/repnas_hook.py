@@ -45,10 +45,10 @@ from .safe_load_hook import SafeLoadHook
 class RepNASHook(SafeLoadHook):
     """Searches the branches of all ODBB blocks while the model trains.
 
-    All branches train until the *search* phase ends, validation included; α learns in the second half of that phase.
-    Then the lowest-ranked branches leave at once, without a change of what the model computes: `kxk`, which every
-    block keeps, absorbs them. In *frozen* the branches that stay train on. Blocks need weights of their own for each
-    branch, as they have by default; where all branches do not fit ``memory``, they recompute until the cut. At the end
+    Five kinds of branches train until the *search* phase ends, validation included; α learns in the second half of
+    that phase. Then the lowest-ranked branches leave at once, without a change of what the model computes: `kxk`,
+    which every block keeps, absorbs them. In *frozen* the branches that stay train on. Blocks need weights of their own
+    for each branch, as they have by default; where these do not all fit ``memory``, they recompute until the cut. At the end
     the work dir holds ``genotype.json``, its picture, and the multi-branch subnet ``subnet.pth`` with the config
     ``subnet.py`` that loads it.
 
@@ -215,7 +215,7 @@ class RepNASHook(SafeLoadHook):
         """Step α where the model stepped, and report."""
         if self.alpha_optimizer.finish_iter(update=self._genotype is None and self.strategy.learns(runner)):
             self._sample_next = True
-            copy_to_waiting_averages(runner, {name: block.alpha for name, block in self.search.blocks.items()})
+            copy_to_waiting_averages(runner, self.search.blocks)
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
             self._log.report(runner, self.search, self.phase(runner), self._mask, self.best())
