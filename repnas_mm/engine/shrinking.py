@@ -16,9 +16,10 @@ from .strategies import CANDIDATES, check_absorbing, start_shrinking
 class Shrinking:
     """Trains many branches of a model's blocks, then lets the lowest-ranked leave; the loop stays as it is.
 
-    The schedule is that of ``RepNASHook(strategy='shrink')``: five kinds of branches train for a fifth of the steps, in
-    whose second half α learns, and then ``num_branches`` of them stay. Every step of ``optimizer`` counts, so that
-    gradients may be accumulated, and one that a ``GradScaler`` skips does not. Call `finish` when the training has ended.
+    The schedule is that of ``RepNASHook(strategy='shrink')``: five kinds of branches train for a fifth of the steps,
+    in whose second half α learns, and then ``num_branches`` of them stay. Every step of ``optimizer`` counts, so that
+    gradients may be accumulated, and one that a ``GradScaler`` skips does not. Call `finish` when the training has
+    ended.
 
     Args:
         model (nn.Module): With ODBB blocks, as `to_odbb` makes them, on its device.

@@ -47,10 +47,10 @@ class RepNASHook(SafeLoadHook):
 
     Five kinds of branches train until the *search* phase ends, validation included; α learns in the second half of
     that phase. Then the lowest-ranked branches leave at once, without a change of what the model computes: `kxk`,
-    which every block keeps, absorbs them. In *frozen* the branches that stay train on. Blocks need weights of their own
-    for each branch, as they have by default; where these do not all fit ``memory``, they recompute until the cut. At the end
-    the work dir holds ``genotype.json``, its picture, and the multi-branch subnet ``subnet.pth`` with the config
-    ``subnet.py`` that loads it.
+    which every block keeps, absorbs them. In *frozen* the branches that stay train on. Blocks need weights of their
+    own for each branch, as they have by default; where these do not all fit ``memory``, they recompute until the cut.
+    At the end the work dir holds ``genotype.json``, its picture, and the multi-branch subnet ``subnet.pth`` with the
+    config ``subnet.py`` that loads it.
 
     That is ``strategy='shrink'``. ``strategy='sample'`` is the paper's Algorithm 1, for schedules long enough to draw
     in. In *warmup* the branches are drawn by noise and α is not stepped. In *search* every iteration draws the noise,
