@@ -1,6 +1,7 @@
 """The trainings that items of the paper have in common, under names that let items share them."""
 
 from collections.abc import Iterable
+from statistics import fmean
 
 from measuring.reports import Mean
 from repnas_mm.models import ODBBBackbone
@@ -70,3 +71,9 @@ def branches_of(scale: Scale, method: str) -> int:
 def accuracy(results: Iterable[Result]) -> Mean:
     """Top-1 of the fused networks of several seeds, in %."""
     return Mean(tuple(result.metrics[ACCURACY] for result in results))
+
+
+def cpu_seconds(results: Iterable[Result]) -> float | None:
+    """Seconds of one training, a mean over seeds, or None if one was interrupted."""
+    seconds = [result.cpu_seconds for result in results]
+    return None if None in seconds else fmean(seconds)

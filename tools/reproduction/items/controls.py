@@ -12,9 +12,8 @@ from repnas_mm.search.space import BRANCHES
 from ..controls import VARIANTS
 from ..lab import Lab
 from ..scales import Scale
-from ..shared_trainings import accuracy, cosine, network
+from ..shared_trainings import accuracy, cosine, cpu_seconds, network
 from ..training import Result, Training
-from .deep import cpu_seconds
 
 #: Parts of the schedule at which branches leave instead
 CUTS = (0.1, 0.15, 0.3)

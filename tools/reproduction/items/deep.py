@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from mmpretrain import get_model
 
-from measuring.reports import Mean, Report
+from measuring.reports import Report
 from repnas_mm.search import Genotype, find_candidates
 
 from ..lab import Lab
 from ..random_search import DRAWS, draw_and_choose, drawn_network
 from ..scales import Scale
-from ..shared_trainings import accuracy, from_scratch, network
-from ..training import Result
+from ..shared_trainings import accuracy, cpu_seconds, from_scratch, network
 
 HAND_MADE = ('plain', 'acb', 'dbb', 'repvgg')
 ANEW = 'odbb, from scratch'
@@ -61,9 +60,3 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
             'CPU seconds are those of one training on one core, validation included, a mean over seeds.',
         ],
     )
-
-
-def cpu_seconds(results: Sequence[Result]) -> float | None:
-    """Mean over trainings, or None if one was interrupted."""
-    seconds = [result.cpu_seconds for result in results]
-    return None if None in seconds else Mean(tuple(seconds)).mean

@@ -13,7 +13,7 @@ from ..scales import ARCHS, Scale
 from ..shared_trainings import accuracy, network
 from ..tradeoff import plot_tradeoff
 from .table2 import STOCK, published, stock_network
-from .table4 import LABELS, accuracies, fused_network
+from .table4 import LABELS, fused_network, trained
 
 #: Stock networks that small scales train: name -> config, without the scale's name
 TRAINED = {'MobileNetV2, 1/4': 'mobilenetv2', 'ShuffleNetV2, 1/2': 'shufflenetv2', 'ResNet-18, 1/8': 'resnet18'}
@@ -21,9 +21,11 @@ TRAINED = {'MobileNetV2, 1/4': 'mobilenetv2', 'ShuffleNetV2, 1/2': 'shufflenetv2
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
     """Run the trainings of Table 4 and those of stock networks, and measure the latency of all."""
-    means = accuracies(lab, scale, seeds)
+    groups = trained(lab, scale, seeds)
     # (series of the figure, network) -> top-1, measured or published
-    top1: dict[tuple[str, str], Mean | float] = {(LABELS[m], arch): mean for (m, arch), mean in means.items()}
+    top1: dict[tuple[str, str], Mean | float] = {
+        (LABELS[m], arch): accuracy(group) for (m, arch), group in groups.items()
+    }
     models = {arch: fused_network(lab, scale, arch) for arch in ARCHS}
     if scale.name == 'imagenet':
         names = [name for name in STOCK if not name.startswith('RepVGG')]  # that one is trained here

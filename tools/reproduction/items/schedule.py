@@ -10,7 +10,7 @@ from measuring.reports import Report, series
 from ..lab import Lab
 from ..random_search import DRAWS
 from ..scales import Scale
-from ..shared_trainings import accuracy, branches_of, network, search
+from ..shared_trainings import accuracy, branches_of, cpu_seconds, network, search
 from ..tradeoff import plot_tradeoff
 from ..training import Training
 
@@ -33,14 +33,22 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         for method, group in groups.items()
     }
     results = lab.run(t for group in trainings.values() for t in group)
-    means = {key: accuracy(results[t] for t in group) for key, group in sorted(trainings.items())}
+    groups = {key: [results[t] for t in group] for key, group in sorted(trainings.items())}
+    means = {key: accuracy(group) for key, group in groups.items()}
     own = configs['plain'].train_cfg.max_epochs
     branches = {'odbb': BRANCHES, **{m: branches_of(scale, m) for m in COMPARED}}
     return Report(
         'schedule',
         f'Table 3: one stage on longer schedules, {scale.name}',
         [
-            {'block': method, 'branches': branches[method], 'epochs': epochs} | {'seeds': len(seeds), 'top-1 (%)': mean}
+            {
+                'block': method,
+                'branches': branches[method],
+                'epochs': epochs,
+                'seeds': len(seeds),
+                'top-1 (%)': mean,
+                'CPU seconds': cpu_seconds(groups[method, epochs]),
+            }
             for (method, epochs), mean in means.items()
         ],
         {'': plot_tradeoff(series(means), {}, 'epochs', 'top-1 (%)')},

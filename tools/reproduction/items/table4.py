@@ -12,15 +12,16 @@ from measuring.reports import Mean, Report
 from ..lab import Lab
 from ..paper import TABLE4
 from ..scales import ARCHS, Scale
-from ..shared_trainings import accuracy, arch_network, repvgg_branches
+from ..shared_trainings import accuracy, arch_network, cpu_seconds, repvgg_branches
 from ..tradeoff import plot_tradeoff
+from ..training import Result
 
 #: Method -> what figures call it
 LABELS = {'odbb': 'ODBB', 'repvgg': 'RepVGG'}
 
 
-def accuracies(lab: Lab, scale: Scale, seeds: Sequence[int]) -> dict[tuple[str, str], Mean]:
-    """(method, arch) -> top-1, for ``repvgg`` and ``odbb``."""
+def trained(lab: Lab, scale: Scale, seeds: Sequence[int]) -> dict[tuple[str, str], list[Result]]:
+    """(method, arch) -> results of all seeds, for ``repvgg`` and ``odbb``."""
     trainings = {
         (method, arch): [arch_network(scale, method, arch, seed) for seed in seeds]
         for arch in reversed(ARCHS)  # the longest first, so that in the end no process is left with one of them
@@ -28,15 +29,15 @@ def accuracies(lab: Lab, scale: Scale, seeds: Sequence[int]) -> dict[tuple[str, 
     }
     results = lab.run(t for group in trainings.values() for t in group)
     return {
-        (method, arch): accuracy(results[t] for t in trainings[method, arch])
-        for arch in ARCHS
-        for method in ('repvgg', 'odbb')
+        (method, arch): [results[t] for t in trainings[method, arch]] for arch in ARCHS for method in ('repvgg', 'odbb')
     }
 
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
     """Train RepVGG and ODBB of every arch with as many branches."""
-    means = accuracies(lab, scale, seeds)
+    groups = trained(lab, scale, seeds)
+    means = {key: accuracy(group) for key, group in groups.items()}
+    seconds = {key: cpu_seconds(group) for key, group in groups.items()}
     with torch.device('meta'):  # counted only
         networks = {arch: fused_network(lab, scale, arch) for arch in ARCHS}
     parameters = {arch: sum(p.numel() for p in network.parameters()) / 1e6 for arch, network in networks.items()}
@@ -51,6 +52,8 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
                 'RepVGG (%)': means['repvgg', arch],
                 'ODBB (%)': means['odbb', arch],
                 'gain (%)': means['odbb', arch].mean - means['repvgg', arch].mean,
+                'RepVGG: CPU seconds': seconds['repvgg', arch],
+                'ODBB: CPU seconds': seconds['odbb', arch],
                 'paper: parameters (M)': paper_parameters,
                 'paper, ImageNet: RepVGG (%)': repvgg,
                 'paper: ODBB (%)': odbb,
