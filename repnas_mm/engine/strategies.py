@@ -100,6 +100,11 @@ class Sample:
         return BranchSearch(blocks, *self.constraint, self.temperature, seed)
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
+        if runner.cfg.get('compile'):
+            raise ValueError(
+                "strategy='sample' draws other branches in every iteration, and torch.compile would compile each draw "
+                "anew; remove compile from the config, or search with strategy='shrink'."
+            )
         self.search = self.new_search(blocks, runner.seed or 0)
         alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
         start, end = self.phases.search_span(runner)
@@ -172,6 +177,11 @@ class Shrink:
         return ShrinkSearch(blocks, *self.constraint, MAIN_BRANCH, self.candidates)
 
     def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
+        if runner.cfg.get('compile') and self.constraint[1] is not None:
+            raise ValueError(
+                'memory looks at the input of every iteration in hooks of the model, which a compiled step passes by; '
+                'remove compile from the config, or set num_branches instead.'
+            )
         self.search = self.new_search(blocks)
         cfg = dict(type='GateDescent', steps=self._steps(runner))
         self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, cfg)

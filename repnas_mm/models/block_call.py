@@ -93,7 +93,7 @@ class BlockCall:
         return self._shared[key]  # type: ignore[return-value]
 
     def _recomputes(self) -> bool:
-        return self._recompute and not self._called and torch.is_grad_enabled()
+        return self._recompute and not self._called and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class PastCalls:

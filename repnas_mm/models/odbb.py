@@ -203,7 +203,9 @@ class ODBBlock(BaseModule):
         if self.warm_started and self.training:
             adopt_statistics(self, x)
         how = self.padding_of(x), not self.with_cp
-        call = self._past_calls.begin(x, *how) if self.training else BlockCall(*how)
+        # a compiler plans what backward computes again, and traces neither a past call nor a recipe
+        keeps_calls = self.training and not torch.compiler.is_compiling()
+        call = self._past_calls.begin(x, *how) if keeps_calls else BlockCall(*how)
         branches = partial(self._sum_branches, call=call)
         if self.with_cp and x.requires_grad:
             out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)

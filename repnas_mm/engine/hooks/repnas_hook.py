@@ -2,10 +2,12 @@
 
 import os.path as osp
 from collections.abc import Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from torch import Tensor, nn
@@ -116,6 +118,7 @@ class RepNASHook(SafeLoadHook):
         self._log, self._log_interval = SearchLog(), 0
         self._resumed: SearchState | None = None
         self._learning: tuple[int, int] | None = None  # by the schedule of the run so far
+        self._uncompiled = ExitStack()
 
     @property
     def search(self) -> BranchSearch:
@@ -204,6 +207,8 @@ class RepNASHook(SafeLoadHook):
             if not ends:
                 self._inputs.before_forward(runner, lambda inputs: self._look(runner, inputs))
         if phase == 'frozen' and self._genotype is None:
+            if runner.cfg.get('compile'):  # a compiled step would pass by the hooks in which blocks absorb
+                self._uncompiled.enter_context(torch.compiler.set_stance('force_eager'))
             self._mask = self._genotype = self.strategy.freeze(runner, data_batch)
             self._noise = None
         elif phase != 'frozen' and self._sample_next:
@@ -213,6 +218,7 @@ class RepNASHook(SafeLoadHook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Step α where the model stepped, and report."""
+        self._uncompiled.close()
         if self.alpha_optimizer.finish_iter(update=self._genotype is None and self.strategy.learns(runner)):
             self._sample_next = True
             copy_to_waiting_averages(runner, self.search.blocks)
