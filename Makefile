@@ -4,6 +4,8 @@
 # make coverage     the test suite, and how much of the package it runs; half as long again
 # make docs     run what the pages show, and build them as a site in site/
 # make stress       all cases of the fuzz tests, faults, kills and resumes of searches, and a long one; an hour
+# make gpu          what needs a GPU, measured within eight minutes; results in docs/results/gpu
+# make gpu-wheels   gather in wheels/ what `make gpu` installs, for a machine without network
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
 
@@ -16,7 +18,7 @@ TESTED := requirements/tested.txt
 SETUPTOOLS := setuptools<81
 pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 
-.PHONY: env demo test test-onedl stress coverage docs lint
+.PHONY: env demo test test-onedl stress gpu gpu-wheels coverage docs lint
 .DELETE_ON_ERROR:
 
 demo: env
@@ -45,6 +47,21 @@ CORE := $(addprefix tests/,models search engine configs datasets visualization u
 test-onedl:
 	$(MAKE) VENV=.venv-onedl TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' env
 	.venv-onedl/bin/python -m pytest -n auto $(CORE)
+
+# The machine's Python brings torch. Wheels that were gathered with `make gpu-wheels GPU_PYTHON_VERSION=...` are used if
+# they are there. GPU_CHECK=--tiny tries everything small, on a CPU too.
+GPU_PYTHON ?= python3
+GPU_PYTHON_VERSION ?= 3.12
+gpu:
+	test -x .venv-gpu/bin/python || $(GPU_PYTHON) -m venv --system-site-packages .venv-gpu
+	.venv-gpu/bin/python -m pip install --disable-pip-version-check -q --no-deps \
+		$(if $(wildcard wheels/*.whl),--no-index --find-links wheels) -r requirements/gpu.txt
+	PYTHONPATH=.:$$PYTHONPATH .venv-gpu/bin/python tools/gpu_check.py $(GPU_CHECK)
+
+gpu-wheels:
+	$(PYTHON) -m pip download --disable-pip-version-check -q --no-deps --only-binary=:all: -d wheels \
+		--python-version $(GPU_PYTHON_VERSION) $(addprefix --platform manylinux,2014_x86_64 _2_27_x86_64 _2_28_x86_64) \
+		-r requirements/gpu.txt
 
 # The site reads docstrings without importing the package, so a small environment of its own will do.
 docs: env

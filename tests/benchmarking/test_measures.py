@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarking import MEASURES, compiled_latency, fast_paths, fused_latency, growth, hook_time, step_time
+from benchmarking import (
+    MEASURES,
+    compiled_latency,
+    compiled_step,
+    fast_paths,
+    fused_latency,
+    growth,
+    hook_time,
+    step_time,
+)
 from benchmarking.bytes_saved import backbone_bytes
 from benchmarking.compared import TrainingStep, repvgg_branches, searched, stock, subnet
 from benchmarking.draws import draws
@@ -22,8 +31,9 @@ TINY = Setting('A0', image_size=32, batch_size=2, base_channels=8)
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
-    for module in (step_time, fused_latency, compiled_latency, growth, fast_paths):
+    for module in (step_time, fused_latency, compiled_latency, compiled_step, growth, fast_paths):
         monkeypatch.setattr(module, 'ROUNDS', 1)
+    monkeypatch.setitem(compiled_step.OPTIONS, 'cpu', dict(backend='eager'))  # inductor takes a minute
 
 
 def test_c_is_the_number_of_branches_that_repvgg_a0_has():

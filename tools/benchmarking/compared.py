@@ -1,8 +1,11 @@
 """The networks that are compared, each in training on one batch: stock RepVGG, the search, a subnet."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 
+import torch
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, RepVGG
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -26,11 +29,11 @@ def stock(setting: Setting) -> nn.Module:
     return RepVGG(arch, strides=strides, dilations=[1] * len(strides), out_indices=[len(strides) - 1], **shape)
 
 
-def searched(setting: Setting) -> ODBBBackbone:
-    """Our backbone of the setting's arch, in search form, as Algorithm 1 has it: with shared weights."""
+def searched(setting: Setting, share_weights: bool = True) -> ODBBBackbone:
+    """Our backbone of the setting's arch, in search form; Algorithm 1 shares the weights of a block's branches."""
     arch = setting.arch if setting.layout is None else dict(setting.layout)
     shape = dict(base_channels=setting.base_channels, in_channels=setting.in_channels)
-    return ODBBBackbone(arch, **shape, share_weights=True)
+    return ODBBBackbone(arch, **shape, share_weights=share_weights)
 
 
 def subnet(backbone: ODBBBackbone) -> ODBBBackbone:
@@ -54,20 +57,31 @@ class TrainingStep:
         backbone: Of the setting's arch.
         setting: Its batch size, precision, memory format and device.
         searched_by_hook: RepNASHook will step α.
+        compile_options: What `torch.compile` takes, to compile the step as a runner with ``compile`` does.
     """
 
-    def __init__(self, backbone: nn.Module, setting: Setting, searched_by_hook: bool = False):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        setting: Setting,
+        searched_by_hook: bool = False,
+        compile_options: Mapping | None = None,
+    ):
         backbone = backbone.to(setting.device, memory_format=setting.memory_format)
-        head = LinearClsHead(CLASSES, setting.out_channels)
-        self.model = ImageClassifier(backbone, GlobalAveragePooling(), head=head).to(setting.device)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):  # a runner of before may have left another
+            head = LinearClsHead(CLASSES, setting.out_channels)
+            self.model = ImageClassifier(backbone, GlobalAveragePooling(), head=head).to(setting.device)
         optimizer = dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=1e-4)
         precision = dict(type='AmpOptimWrapper', dtype=setting.amp) if setting.amp else dict(type='OptimWrapper')
+        self.tf32 = setting.tf32
         self.model.train()
         self.optim_wrapper = build_optim_wrapper(self.model, dict(precision, optimizer=optimizer))
         alphas = [module.alpha for module in backbone.modules() if isinstance(getattr(module, 'alpha', None), Tensor)]
         self.alpha_optimizer = None
         if alphas and not searched_by_hook:
             self.alpha_optimizer = AlphaOptimizer(alphas, self.optim_wrapper, dict(type='Adam', lr=1e-4))
+        if compile_options is not None:
+            self.model.train_step = torch.compile(self.model.train_step, **compile_options)
         samples = [DataSample().set_gt_label(i % CLASSES) for i in range(setting.batch_size)]
         self.batch = dict(inputs=setting.images(), data_samples=samples)
 
@@ -75,6 +89,7 @@ class TrainingStep:
         """Run forward, loss, backward and the optimizers' steps."""
         if self.alpha_optimizer:
             self.alpha_optimizer.start_iter()
+        torch.backends.cudnn.allow_tf32 = self.tf32
         self.model.train_step(self.batch, self.optim_wrapper)
         if self.alpha_optimizer:
             self.alpha_optimizer.finish_iter()

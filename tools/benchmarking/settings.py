@@ -23,6 +23,7 @@ class Setting:
         image_size: Side of the images, in pixels.
         batch_size: Images of a step.
         amp: Type of mixed precision, such as ``bfloat16``; None is float32.
+        tf32: Let a GPU round the inputs of float32 convolutions to TF32, as torch does by default.
         channels_last: Keep weights and images as NHWC.
         device: Type of the device.
         base_channels: Width.
@@ -34,6 +35,7 @@ class Setting:
     image_size: int = 160
     batch_size: int = 8
     amp: str | None = None
+    tf32: bool = True
     channels_last: bool = False
     device: str = 'cpu'
     base_channels: int = 64
@@ -42,6 +44,11 @@ class Setting:
 
     def __str__(self) -> str:
         return f'{self.arch}, {self.batch_size} × {self.image_size}²'
+
+    @property
+    def precision(self) -> str:
+        """Name of the numbers that convolutions multiply."""
+        return self.amp or ('TF32' if self.tf32 and self.device == 'cuda' else 'float32')
 
     @property
     def out_channels(self) -> int:

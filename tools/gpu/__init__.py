@@ -1,0 +1,1 @@
+"""What `tools/gpu_check.py` runs: trainings that must work, costs of a step, latencies."""
