@@ -17,6 +17,7 @@ import torch
 
 import reproduce
 from gpu import costs, trainings
+from measuring.reports import Report
 from measuring.timing import describe, measuring_device
 from repnas_mm.utils import check_writable
 
@@ -84,11 +85,13 @@ def main(argv=None) -> None:
     if ledger.remaining > 0:
         preset = 'digits' if args.tiny else 'imagenet'
         reproduce.main(['table2', '--preset', preset, '--out', str(args.out)])
-    rows = ledger.run(costs.jobs(archs, batches, size, **shape))
-    costs.report('cost', 'What a step costs', rows, where).write(args.out, command)
+    parts = {('cost', 'What a step costs'): costs.jobs(archs, batches, size, **shape)}
     if not args.skip_compile:
-        rows = ledger.run(costs.compiled(archs[0], batches[0], size, **shape))
-        costs.report('compiled', 'What torch.compile gains', rows, where).write(args.out, command)
+        parts['compiled', 'What torch.compile gains'] = costs.compiled(archs[0], batches[0], size, **shape)
+    for (name, title), jobs in parts.items():
+        if rows := ledger.run(jobs):
+            notes = [f'{where} Ratios of medians, measured in turns.']
+            Report(name, title, rows, notes=notes).write(args.out, command)
     for name in ledger.left_out:
         print(f'left out, for lack of time: {name}')
     print(f'{ledger.seconds - ledger.remaining:.0f} s in all, results in {args.out}')

@@ -5,7 +5,6 @@ from functools import partial
 
 from benchmarking import MEASURES
 from benchmarking.settings import Setting
-from measuring.reports import Report
 
 #: Precision -> fields of a setting
 PRECISIONS = {
@@ -32,11 +31,6 @@ def compiled(arch: str, batch_size: int, size: int, **shape) -> Iterator[tuple[s
     """The same for what torch.compile gains, which takes minutes to compile."""
     setting = Setting(arch, size, batch_size, amp='bfloat16', **shape)
     yield f'compiled: {setting}', partial(_measure, setting, 'bfloat16', ('compiled', 'compiled-step'))
-
-
-def report(name: str, title: str, rows: list[dict], where: str) -> Report:
-    """A table of what `jobs` or `compiled` returned."""
-    return Report(name, title, rows, notes=[f'{where} Ratios of medians, measured in turns.'])
 
 
 def _measure(setting: Setting, precision: str, measures: tuple[str, ...]) -> list[dict]:
