@@ -1,21 +1,28 @@
-"""A lab that trains nothing, and a look at what it was asked."""
+"""A lab that trains nothing, with a look at what it was asked, and one that trains in this process."""
 
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
 
 from reproduction import Lab
-from reproduction.training import Result
+from reproduction.training import Result, run_training
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 #: Settings that a config may lack although what it builds knows them
 OPTIONAL = {'seed', 'enable', 'indices', 'test_mode', 'channels', 'genotype', 'init_cfg'}
 
 
+@cache
+def _config(name):
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg.setdefault('randomness', {})
+    return cfg
+
+
 def check_options(training):
     """Every option replaces a setting that the config has, or gives one that what it builds is known to take."""
-    cfg = Config.fromfile(CONFIGS / f'{training.config}.py')
-    cfg.setdefault('randomness', {})
+    cfg = _config(training.config)
     for option in training.options:
         *parents, key = option.split('.')
         node = cfg
@@ -41,3 +48,10 @@ class FakeLab(Lab):
         folder = self.folder / training.name
         folder.mkdir(exist_ok=True)
         return Result(folder, metrics, {epoch: metrics for epoch in self.epochs})
+
+
+class HereLab(Lab):
+    """Trains in this process, which saves the start of others."""
+
+    def run(self, trainings):
+        return {t: self._start(run_training, t) for t in trainings}

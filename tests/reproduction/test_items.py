@@ -8,11 +8,11 @@ from mmpretrain import get_model
 
 from repnas_mm.models import ODBBBackbone
 from repnas_mm.search import Genotype, find_candidates
-from reproduction import ITEMS, SCALES, Lab
+from reproduction import ITEMS, SCALES
 from reproduction.items import deep, figure4, figure5, genotypes, schedule, table3, table4
 from reproduction.scales import ARCHS
 
-from pretended import CONFIGS, check_options  # isort: skip
+from pretended import CONFIGS, HereLab, check_options  # isort: skip
 
 
 def score(name):
@@ -117,7 +117,7 @@ def test_figures6_to_11(fake_lab):
 
 
 def test_figure5_samples_trains_and_shares_what_its_supernet_shares(tiny, tiny_configs, tmp_path):
-    lab = Lab(tmp_path, tiny_configs, log=lambda line: None)
+    lab = HereLab(tmp_path, tiny_configs, log=lambda line: None)
     report = figure5.make(lab, tiny, [1])
     keys = [(row['network'], row['weights'], row['epoch']) for row in report.rows]
     assert keys == [(n, w, e) for n in ('supernet', 'subnet') for w in ('shared', 'unshared') for e in (1, 2)]

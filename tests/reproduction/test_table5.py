@@ -15,9 +15,9 @@ from reproduction.data import find_data
 from reproduction.items import table5
 from reproduction.paper import TABLE5
 from reproduction.shared_trainings import arch_network
-from reproduction.training import Result, run_training
+from reproduction.training import Result
 
-from pretended import CONFIGS, check_options  # isort: skip
+from pretended import CONFIGS, HereLab, check_options  # isort: skip
 
 COLUMNS = ['seeds', 'AP (%)', 'seconds an image', 'paper, COCO: AP (%)', 'paper: seconds']
 
@@ -164,13 +164,6 @@ def test_without_mmdet_the_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(table5, 'find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='for which mmdet is missing: pip install'):
         table5.make(StubLab(tmp_path), SCALES['digits'], [0])
-
-
-class HereLab(Lab):
-    """Trains in this process, which saves the start of others."""
-
-    def run(self, trainings):
-        return {t: self._start(run_training, t) for t in trainings}
 
 
 def test_digits_run(tmp_path, monkeypatch):
