@@ -26,6 +26,7 @@ def shrink_cfg(small_cfg):
     del small_cfg.custom_hooks[0]['alpha_optimizer']
     small_cfg.custom_hooks[0].update(strategy='shrink', num_branches=5, warmup=0, frozen=2)
     small_cfg.train_cfg.val_interval = 6
+    small_cfg.param_scheduler = None  # each new lr has torch compile the optimizer's step again
     return small_cfg
 
 
