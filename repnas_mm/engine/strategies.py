@@ -244,8 +244,9 @@ class Shrink:
             with absorbing(blocks, kept):
                 output_of(average, training_inputs(average, data_batch))  # in eval mode, as an average is used
         absorb_in_next_forward(model, self.search.all_blocks(), kept)
-        stays = np.count_nonzero(genotype)
-        runner.logger.info(f'Cut: {stays} branches stay, {np.count_nonzero(before) - stays} are absorbed.')
+        stays, unwanted = np.count_nonzero(genotype), self.search.unwanted
+        hint = f', {unwanted} of them below the average of their blocks' if unwanted else ''
+        runner.logger.info(f'Cut: {stays} branches stay{hint}; {np.count_nonzero(before) - stays} are absorbed.')
         return genotype
 
     @torch.no_grad()

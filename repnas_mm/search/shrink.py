@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .block import Block
 from .branch_search import BranchSearch
-from .ranking import end_variance, ranks
+from .ranking import end_variance, pooled, ranks
 
 
 class ShrinkSearch(BranchSearch):
@@ -36,6 +36,8 @@ class ShrinkSearch(BranchSearch):
     ):
         super().__init__(blocks, num_branches, memory)
         self._recompute = False
+        #: Branches that `cut` kept although the loss asked for less of them than of others in their blocks
+        self.unwanted = 0
         self.kinds = [name for names in self.candidates.values() for name in names]
         self.trunk, self._start = trunk, np.isin(self.kinds, list(kinds))
         if num_branches is not None and num_branches > (count := np.count_nonzero(self._start)):
@@ -97,4 +99,8 @@ class ShrinkSearch(BranchSearch):
         Args:
             squared_differences, stretches: Of the path of α, as `ranking.end_variance` takes them.
         """
-        return self.keep(ranks(self.alpha_values(), end_variance(squared_differences, stretches), self.kinds))
+        estimate = self.alpha_values(), end_variance(squared_differences, stretches), self.kinds
+        kept = self.keep(ranks(*estimate))
+        optional = kept & (np.array(self.kinds) != self.trunk)
+        self.unwanted = int(np.count_nonzero(pooled(*estimate)[optional] < 0))
+        return kept

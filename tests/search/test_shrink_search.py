@@ -66,6 +66,16 @@ def test_where_alpha_is_noise_the_cut_goes_by_kind():
     assert kept(search, mask) == [{'kxk', 'skip'}] * 3
 
 
+def test_the_cut_counts_what_it_keeps_although_alpha_is_negative():
+    search = make_search(8)
+    alpha = np.linspace(-2, -1, 21).reshape(3, 7)
+    alpha[:, 6] = 1.0  # skip
+    set_alpha(search, alpha)
+    mask = search.cut(np.full(21, 1e-8), 16)
+    assert mask.sum() == 8 and search.unwanted == 2  # beside the three kxk and the three skip
+    assert make_search(6).unwanted == 0
+
+
 @pytest.mark.parametrize(('part', 'recompute'), [(1.0, False), (0.9, True)])
 def test_blocks_recompute_as_long_as_all_are_active_and_do_not_fit(part, recompute):
     needed = make_search(memory='1GiB').genotype_bytes(np.ones(21, dtype=bool))
