@@ -51,8 +51,8 @@ def main(argv=None) -> None:
         paths = {'float': Path(folder) / 'float.onnx', 'INT8': args.out}
         int8.export_float(model, paths['float'], batches[0].shape[1:])
         in_float = int8.quantize(paths['float'], args.out, batches, not args.per_tensor)
-        metrics = int8.metrics(cfg, model, paths)
-        noise = int8.noise(*paths.values(), batches[0])
+        metrics = int8.metrics(cfg, {name: int8.through_onnx(model, path) for name, path in paths.items()})
+        noise = int8.noise(*paths.values(), batches[0][:8])
         latency = int8.latency(paths, batches[0][:1])
     for name in in_float:
         print(f"Layer '{name}' stays in float: ONNX Runtime does not quantize it.")

@@ -174,16 +174,15 @@ def latency(paths: Mapping[str, Path], images: np.ndarray) -> dict[str, float]:
     return {name: 1000 * seconds for name, seconds in medians({n: run(p) for n, p in paths.items()}).items()}
 
 
-def metrics(cfg: Config, model: nn.Module, paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
-    """Name -> metrics on the config's test set, by the model's own post-processing of what an ONNX file computes."""
+def metrics(cfg: Config, models: Mapping[str, nn.Module]) -> dict[str, dict[str, float]]:
+    """Name -> metrics on the config's test set; a network in a file is tested by `through_onnx`."""
     loader = _loader(cfg, 'test')
     found = {}
-    for name, path in paths.items():
+    for name, model in models.items():
         evaluator = Evaluator(deepcopy(cfg.test_evaluator))
         evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
-        copy = through_onnx(model, path)
         for batch in loader:
-            evaluator.process(copy.test_step(batch), batch)
+            evaluator.process(model.eval().test_step(batch), batch)
         found[name] = evaluator.evaluate(len(loader.dataset))
     return found
 
