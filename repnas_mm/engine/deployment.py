@@ -44,12 +44,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
         ImportError: without the packages onnx, onnxscript and onnxruntime.
         RuntimeError: if the outputs differ by more than 1e-4; nothing is written then.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as e:
-        raise ImportError(f'ONNX export needs {e.name}: pip install onnx onnxscript onnxruntime') from e
+    check_onnx()
     network = Network(model).eval()
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), exact_float32():
@@ -66,7 +61,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
             verbose=False,
         )
     model_bytes = program.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(model_bytes, providers=['CPUExecutionProvider'])
+    session = onnx_session(model_bytes)
     found = [torch.from_numpy(out) for out in session.run(None, {'images': images.numpy()})]
     difference = max_difference(list(expected), found)
     if not difference <= TOLERANCE:
@@ -74,3 +69,22 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
     with atomic_write(path) as f:
         f.write(model_bytes)
     return difference
+
+
+def check_onnx() -> None:
+    """Raise ImportError, in one sentence, without the packages that ONNX needs."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as e:
+        raise ImportError(f'ONNX needs {e.name}: pip install onnx onnxscript onnxruntime') from e
+
+
+def onnx_session(model: Path | bytes):
+    """ONNX Runtime's session of a network on the CPU, with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])

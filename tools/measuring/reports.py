@@ -94,11 +94,16 @@ class Report:
         return text.getvalue()
 
     def to_markdown(self) -> str:
-        """The rows as a Markdown table, with four digits."""
-        columns = list(dict.fromkeys(column for row in self.rows for column in row))
-        lines = [columns, ['---'] * len(columns)]
-        lines += [[_show(row.get(column)) for column in columns] for row in self.rows]
-        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+        """The rows as a Markdown table."""
+        return to_markdown(self.rows)
+
+
+def to_markdown(rows: Sequence[Mapping]) -> str:
+    """Rows as a Markdown table, with four digits."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ['---'] * len(columns)]
+    lines += [[_show(row.get(column)) for column in columns] for row in rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def save_small(figure: Figure, path: Path) -> None:

@@ -17,6 +17,7 @@ ITEMS = {
     'schedule': 'schedule',
     'deep': 'deep',
     'controls': 'controls',
+    'int8': 'int8',
 }
 
 __all__ = ['ITEMS', 'SCALES', 'Lab']
