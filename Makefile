@@ -5,6 +5,7 @@
 # make docs     run what the pages show, and build them as a site in site/
 # make stress       all cases of the fuzz tests, faults, kills and resumes of searches, and a long one; an hour
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
+# make test-downstream   stock models of mmseg, mmpose, mmyolo, mmaction2, mmrotate and mmocr, searched and fused
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +17,7 @@ TESTED := requirements/tested.txt
 SETUPTOOLS := setuptools<81
 pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 
-.PHONY: env demo test test-onedl stress coverage docs lint
+.PHONY: env demo test test-onedl test-downstream stress coverage docs lint
 .DELETE_ON_ERROR:
 
 demo: env
@@ -45,6 +46,12 @@ CORE := $(addprefix tests/,models search engine configs datasets visualization u
 test-onedl:
 	$(MAKE) VENV=.venv-onedl TESTED=requirements/onedl.txt SETUPTOOLS='setuptools>=77,<81' env
 	.venv-onedl/bin/python -m pytest -n auto $(CORE)
+
+# They need older versions of what the stack takes along, hence an environment of their own.
+test-downstream:
+	$(MAKE) VENV=.venv-downstream env
+	.venv-downstream/bin/python -m pip install --disable-pip-version-check --no-deps -r requirements/downstream.txt
+	.venv-downstream/bin/python -m pytest tests/downstream/stock_configs.py
 
 # The site reads docstrings without importing the package, so a small environment of its own will do.
 docs: env

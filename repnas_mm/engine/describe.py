@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .form_configs import type_name
 from .hooks import RepNASHook
 from .step_cost import image_shape, on_meta, step_cost
 from .strategies import CANDIDATES
-from .ways import build, reach, read_config, typed_dicts
+from .ways import Keys, Reached, build, reach, read_config, typed_dicts
 
 
 def describe(name: str, options: dict | None = None, every: bool = False) -> str:
@@ -73,12 +73,12 @@ def _parts(cfg: Config, found: list[Convolution]) -> Iterator[str]:
     """A table of the model's parts, and what else would be blocks."""
     parts = list(dict.fromkeys(c.part for c in found))
     now, frozen, left = (Counter(c.part for c in found if c.kind in kinds) for kinds in (BLOCKS, {FROZEN}, {ELIGIBLE}))
-    ways = reach(cfg, left) if left else {}
+    ways = reach(cfg, left, now) if left else {}
     columns = [('part of the model', *parts), ('blocks', *(now[part] for part in parts))]
     if frozen:
         columns.append(('frozen', *(frozen[part] for part in parts)))
     for way, reached in ways.items():
-        columns.append((f'by {way}', *(reached[part] if part in left else now[part] for part in parts)))
+        columns.append((f'by {way}', *(reached[part].blocks if part in left else now[part] for part in parts)))
     plain = [[c.kind for c in found if c.part == part and c.kind not in BLOCKS | {ELIGIBLE}] for part in parts]
     if any(plain):
         columns.append(('plain for good', *map(counts, plain)))
@@ -87,27 +87,53 @@ def _parts(cfg: Config, found: list[Convolution]) -> Iterator[str]:
         yield '\n'.join(_advice(cfg, now, left, ways))
 
 
-def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Counter]) -> Iterator[str]:
-    yield (
-        'More are blocks by these lines in model=dict(...):' if now else 'By these lines in model=dict(...) are blocks:'
-    )
-    unreached = []
-    for part in left:
-        conv_cfg, base = ways['conv_cfg'][part], ways['base'][part]
-        if max(conv_cfg, base) <= now[part]:
-            unreached.append(f'  {part}: {left[part]} could be blocks, but no setting reaches them')
-        elif conv_cfg >= base:
-            yield f"  {part}=dict(conv_cfg=dict(type='ODBBConv2d')),  # {conv_cfg} blocks"
-        else:
-            layer = cfg.model[part].get('type') if isinstance(cfg.model[part], dict) else '...'
-            layer = repr(layer) if isinstance(layer, str) else layer.__name__
-            yield (
-                f"  {part}=dict(_delete_=True, type='mmpretrain.ODBBBackbone', base=dict(type={layer}, ...)),"
-                f'  # {base} blocks'
-            )
-    if not now and 'backbone' in cfg.model:
-        yield "  backbone=dict(_delete_=True, type='mmpretrain.ODBBBackbone', arch='A0'),  # 22 blocks, another network"
-    yield from unreached
+def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Mapping[str, Reached]]) -> Iterator[str]:
+    best = {part: max(ways, key=lambda way: ways[way][part].blocks) for part in left}
+    reached = {part: ways[way][part] for part, way in best.items() if ways[way][part].blocks > now[part]}
+    if reached:
+        yield (
+            'More are blocks by these lines in model=dict(...):'
+            if any(now.values())
+            else 'By these lines in model=dict(...) are blocks:'
+        )
+    for part, (blocks, layers) in reached.items():
+        yield f'  {_setting(cfg.model, best[part], layers)},  # {blocks} {"block" if blocks == 1 else "blocks"}'
+    for part in left.keys() - reached.keys():
+        yield f'  {part}: {left[part]} could be blocks, but no setting reaches them'
+    if not any(now.values()) and 'backbone' in cfg.model:
+        yield 'Or another backbone:'
+        yield "  backbone=dict(_delete_=True, type='mmpretrain.ODBBBackbone', arch='A0'),  # 22 blocks"
+
+
+def _setting(model: dict, way: str, layers: Iterable[Keys]) -> str:
+    """Write what a config that inherits this one says for `go`: ``neck=dict(conv_cfg=...)``."""
+    inside: dict = {}
+    for *outer, key in layers:
+        node, given = inside, model
+        for name in outer:
+            node, given = node.setdefault(name, {}), given[name]
+        node[key] = _layer_text(given[key], way, in_list=isinstance(key, int))
+    return ', '.join(f'{part}={_text(node)}' for part, node in inside.items())
+
+
+def _layer_text(layer: dict, way: str, in_list: bool) -> str:
+    """Write a layer's config; MMEngine merges a dict into a dict, but replaces None and lists."""
+    kind = layer['type'] if isinstance(layer['type'], str) else layer['type'].__name__
+    if way == 'base':
+        delete = '' if in_list else '_delete_=True, '
+        return f"dict({delete}type='mmpretrain.ODBBBackbone', base=dict(type='{kind}', ...))"
+    delete = '_delete_=True, ' if not in_list and layer.get('conv_cfg', '') is None else ''
+    rest = f"type='{kind}', ..., " if in_list else ''
+    return f"dict({rest}conv_cfg=dict({delete}type='ODBBConv2d'))"
+
+
+def _text(node: dict | str) -> str:
+    """Write nested settings as a config has them."""
+    if isinstance(node, str):
+        return node
+    if any(isinstance(key, int) for key in node):
+        return f'[{", ".join(dict.fromkeys(map(_text, node.values())))}, ...]'
+    return f'dict({", ".join(f"{key}={_text(inner)}" for key, inner in node.items())})'
 
 
 # ---- what a step costs ----
@@ -206,7 +232,8 @@ def _missing(cfg: Config, blocks: int, searched: Mapping[str, Block]) -> Iterato
         if not cfg.get('find_unused_parameters'):
             yield 'find_unused_parameters = True  # for several GPUs'
     if lacking := [f"dict(type='{name}'{arguments})" for name, arguments in wanted.items() if _hook(cfg, name) is None]:
-        yield f'custom_hooks = [{", ".join(lacking)}]'
+        note = '' if blocks else '  # num_branches: 3 a block are about as many as RepVGG has'
+        yield f'custom_hooks = [{", ".join(lacking)}]{note}'
 
 
 def _contradictions(cfg: Config, model: nn.Module, searched: Mapping[str, Block]) -> Iterator[str]:

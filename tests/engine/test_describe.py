@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
+from mmengine.registry import MODELS
 from torch import nn
 
 from repnas_mm.__main__ import main
@@ -181,11 +182,37 @@ def test_base_reaches_what_no_conv_cfg_does(write):
     assert "type='mmpretrain.ODBBBackbone', base=dict(type='DenseNet', ...)),  # 5 blocks" in text
 
 
-def test_parts_that_no_setting_reaches_are_named(write):
+def test_each_part_has_the_line_that_reaches_most_there(write):
     text = describe(write(DETECTOR, 'mmdet'))
     assert rows(text)['neck'][:3] == ['0', '3', '3'] and rows(text)['backbone'][:3] == ['17', '17', '17']
-    assert "neck=dict(conv_cfg=dict(type='ODBBConv2d')),  # 3 blocks" in text
-    assert 'bbox_head: ' in text
+    assert "  neck=dict(conv_cfg=dict(type='ODBBConv2d')),  # 3 blocks" in text
+    head = "dict(_delete_=True, type='mmpretrain.ODBBBackbone', base=dict(type='CenterNetHead', ...))"
+    assert f'  bbox_head={head},  # 3 blocks' in text
+
+
+def test_layers_inside_a_part_and_in_a_list_have_their_own_lines(write):
+    """An RoI head takes no conv_cfg itself, and MMEngine replaces lists and None."""
+    text = describe('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    assert "  roi_head=dict(mask_head=dict(conv_cfg=dict(type='ODBBConv2d'))),  # 4 blocks" in text
+    necks = "neck=[dict(type='FPN', in_channels=[8, 16, 32], out_channels=8, num_outs=3), dict(type='FPN', {})],"
+    necks = necks.format('in_channels=[8, 8, 8], out_channels=8, num_outs=3')
+    lines = DETECTOR.partition('    neck=')[0] + f'    {necks}\n' + '    bbox_head' + DETECTOR.partition('bbox_head')[2]
+    text = describe(write(lines.replace("conv_cfg=dict(type='ODBBConv2d')", 'conv_cfg=None'), 'mmdet'))
+    assert "  backbone=dict(conv_cfg=dict(_delete_=True, type='ODBBConv2d')),  # 17 blocks" in text
+    assert "  neck=[dict(type='FPN', ..., conv_cfg=dict(type='ODBBConv2d')), ...],  # 6 blocks" in text
+
+
+def test_parts_that_no_setting_reaches_are_named(write):
+    MODELS.register_module(name='OwnNet', module=OwnNet, force=True)
+    assert '  layers: 1 could be blocks, but no setting reaches them' in describe(write("model = dict(type='OwnNet')"))
+
+
+class OwnNet(nn.Module):
+    """Its layers have no config."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(conv(3))
 
 
 DETECTOR = """
