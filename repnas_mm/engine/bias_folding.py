@@ -3,9 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from weakref import ref
 
 import torch
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,6 +18,8 @@ from ..search.block import find_blocks
 def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
     """Find which norms read the blocks' outputs in the forwards of a ``with`` block.
 
+    Of blocks that no forward calls, such as those of heads that only a loss uses, the layer that they are in tells.
+
     Yields:
         A dict, filled when the block ends: block name -> names of the norms that take its output, unchanged, as their
         only input.
@@ -23,10 +27,12 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
     blocks = {name: model.get_submodule(name) for name in find_blocks(model)}
     inside = {module for block in blocks.values() for module in block.modules()}
     norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m not in inside}
+    called: set[str] = set()
     outputs: dict[int, tuple] = {}
     sources = defaultdict(set)
 
     def leave_block(name, out):
+        called.add(name)
         outputs[id(out)] = name, ref(out), out._version
 
     def enter_norm(name, x):
@@ -50,6 +56,22 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
         for norm, found in sources.items():
             if len(found) == 1 and (block := found.pop()):
                 following.setdefault(block, []).append(norm)
+        for name in blocks.keys() - called:
+            norm = _norm_in_layer(model, name)
+            if norm in norms and norm not in sources:
+                following[name] = [norm]
+
+
+def _norm_in_layer(model: nn.Module, block: str) -> str | None:
+    """Name what follows a block directly in its ConvModule or Sequential, if that has a forward of its class."""
+    parent, _, key = block.rpartition('.')
+    layer = model.get_submodule(parent)
+    after = None
+    if isinstance(layer, ConvModule) and type(layer).forward is ConvModule.forward and layer.with_norm:
+        after = layer.norm_name if key == 'conv' and layer.order[:2] == ('conv', 'norm') else None
+    elif type(layer).forward is nn.Sequential.forward:
+        after = dict(pairwise(layer._modules)).get(key)
+    return after and (f'{parent}.{after}' if parent else after)
 
 
 @torch.no_grad()

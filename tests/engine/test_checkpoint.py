@@ -281,6 +281,32 @@ def test_configs_that_name_classes_are_edited_too(small_cfg):
     assert [hook.type for hook in fused.custom_hooks] == ['ExactResumeHook', 'CheckFiniteHook']
 
 
+CONV, BASE = dict(type='ODBBConv2d'), dict(type='mmpretrain.ODBBBackbone', base=dict(type='FPN'))
+
+
+@pytest.mark.parametrize(
+    ('biases', 'biased'),
+    [
+        ([], ()),
+        (['backbone.conv1'], ['backbone']),
+        (['neck.0.conv', 'aux.0.conv'], ['neck', 'aux']),
+        (['roi.mask.convs.0'], ['roi']),
+        (['student.backbone.conv1'], ['backbone', 'neck', 'roi', 'aux']),
+        (['head.conv'], ['backbone', 'neck', 'roi', 'aux']),
+    ],
+    ids=['none', 'conv_cfg', 'base and a list', 'nested', 'another network', 'a part without a setting'],
+)
+def test_only_the_parts_with_new_biases_keep_our_layers(biases, biased):
+    parts = dict(
+        backbone=dict(conv_cfg=CONV), neck=BASE, roi=dict(mask=dict(conv_cfg=CONV)), aux=[dict(conv_cfg=CONV)], head={}
+    )
+    cfg = deploy_config(Config(dict(custom_imports=dict(imports=['repnas_mm']), model=deepcopy(parts))), biases)
+    assert {part for part in parts if 'ODBB' in str(cfg.model[part])} == {*biased}
+    assert str(cfg.model).count("'deploy': True") == len(biased)
+    assert ('repnas_mm' in cfg.custom_imports.imports) == bool(biased)
+    assert list(cfg.model) == list(parts)
+
+
 def build_state(cfg):
     from mmpretrain.registry import MODELS
 
