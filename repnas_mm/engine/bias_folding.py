@@ -58,7 +58,7 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
                 following.setdefault(block, []).append(norm)
         for name in blocks.keys() - called:
             norm = _norm_in_layer(model, name)
-            if norm in norms and norm not in sources:
+            if norm is not None and norm in norms and norm not in sources:
                 following[name] = [norm]
 
 

@@ -19,7 +19,7 @@ from .form_configs import type_name
 from .hooks import RepNASHook
 from .step_cost import image_shape, on_meta, step_cost
 from .strategies import CANDIDATES
-from .ways import Keys, Reached, build, reach, read_config, typed_dicts
+from .ways import Keys, Reached, best_way, build, reach, read_config, typed_dicts
 
 
 def describe(name: str, options: dict | None = None, every: bool = False) -> str:
@@ -88,7 +88,7 @@ def _parts(cfg: Config, found: list[Convolution]) -> Iterator[str]:
 
 
 def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Mapping[str, Reached]]) -> Iterator[str]:
-    best = {part: max(ways, key=lambda way: ways[way][part].blocks) for part in left}
+    best = {part: best_way(ways, part) for part in left}
     reached = {part: ways[way][part] for part, way in best.items() if ways[way][part].blocks > now[part]}
     if reached:
         yield (

@@ -10,7 +10,7 @@ from repnas_mm.datasets import write_coco_digits
 
 SIZE = 64
 SPLITS = ('train2017', 'val2017')
-NUM_KEYPOINTS = 17
+NUM_CLASSES, NUM_KEYPOINTS = 80, 17
 
 
 def write_data(root: Path) -> None:
@@ -26,6 +26,9 @@ def write_data(root: Path) -> None:
     for split in SPLITS:
         path = root / 'coco/annotations' / f'instances_{split}.json'
         coco = json.loads(path.read_text())
+        # as many as the stock heads have, all of which an untrained one finds
+        coco['categories'] = [dict(id=i + 1, name=str(i)) for i in range(NUM_CLASSES)]
+        path.write_text(json.dumps(coco))
         images = {image['id']: image['file_name'] for image in coco['images']}
         boxes = {key: [a for a in coco['annotations'] if a['image_id'] == key] for key in images}
         _write_keypoints(path.with_name(f'person_keypoints_{split}.json'), coco)

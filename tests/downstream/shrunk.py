@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data import SIZE
+from data import NUM_CLASSES, SIZE
 from mmengine.config import Config
 from mmengine.hub import get_config
 
@@ -111,7 +111,7 @@ def _coco(cfg, data, split, pipeline):
         data_root=str(data / 'coco'),
         ann_file=f'annotations/instances_{split}.json',
         data_prefix=dict(img=split),
-        metainfo=dict(classes=tuple(map(str, range(80)))),  # as many as the stock heads have
+        metainfo=dict(classes=tuple(map(str, range(NUM_CLASSES)))),
         pipeline=pipeline,
     )
 

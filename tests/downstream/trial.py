@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from repnas_mm.engine import Shrinking
 from repnas_mm.engine.checkpoint import build_model, load_file
 from repnas_mm.engine.fusing import fuse_checked, max_difference, network_output
-from repnas_mm.engine.ways import build, go, reach
+from repnas_mm.engine.ways import best_way, build, go, reach
 from repnas_mm.models import to_odbb
 from repnas_mm.models.survey import BLOCKS, ELIGIBLE, survey
 from repnas_mm.search import Genotype, find_blocks
@@ -135,12 +135,12 @@ def check_keys(fused: Mapping[str, torch.Tensor], stock: nn.Module, new_biases: 
 
 
 def use_best_ways(cfg: Config, stock: nn.Module) -> str:
-    """Make blocks of as many convolutions as one setting a part can; returns the settings' names."""
+    """Make blocks as `describe` advises; returns the settings' names."""
     parts = dict.fromkeys(c.part for c in survey(stock) if c.kind == ELIGIBLE)
     found = reach(cfg, parts, dict.fromkeys(parts, 0))
     used = []
     for part in parts:
-        way = max(found, key=lambda way: found[way][part].blocks)
+        way = best_way(found, part)
         if found[way][part].blocks:
             go(way, cfg.model, found[way][part].layers)
             used.append(f'{way}: {part}')

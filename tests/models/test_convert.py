@@ -9,6 +9,7 @@ from blocks import relative_error
 from mmcv.cnn.bricks import Conv2d, Conv2dAdaptivePadding
 from mmdet.structures import DetDataSample
 from mmengine.hub import get_config
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from mmengine.structures import InstanceData
@@ -319,6 +320,26 @@ def test_necks_and_heads_have_a_base_too():
     assert [*find_blocks(model)] == [*names, 'roi_head.bbox_head.shared_convs.0.conv']
     assert model.rpn_head.num_classes == 1 and model.rpn_head.test_cfg.nms_pre == 1000
     assert sum(map(torch.Tensor.sum, model.loss(torch.randn(1, 3, 128, 128), samples())['loss_rpn_cls'])).isfinite()
+
+
+class Head(BaseModule):
+    """Predictions with a start of their own, as mmdet's heads have them."""
+
+    def __init__(self, override):
+        super().__init__(dict(type='Normal', layer='Conv2d', std=0.01, override=override))
+        self.feature, self.cls = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+
+
+PRIOR = dict(type='Normal', name='cls', std=0.01, bias_prob=0.01)
+
+
+@pytest.mark.parametrize('override', [PRIOR, [PRIOR, dict(type='Normal', name='feature', std=1)]], ids=['one', 'list'])
+def test_what_an_init_cfg_starts_in_its_own_way_stays_plain_and_starts_so(override):
+    rest = ['feature'] if override is PRIOR else ['net']
+    model = to_odbb(nn.ModuleDict(dict(head=Head(override), net=nn.Conv2d(3, 3, 3))))
+    model['head'].init_weights()
+    assert {name.split('.')[-1] for name in find_blocks(model)} == {'net', *rest}
+    assert model['head'].cls.bias.mean().item() == pytest.approx(-4.595, abs=1e-3)  # log(0.01 / 0.99)
 
 
 def samples():
