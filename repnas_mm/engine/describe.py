@@ -45,8 +45,10 @@ def describe(name: str, options: dict | None = None, every: bool = False) -> str
         )
     blocks = find_blocks(model)
     searched = {name: block for name, block in blocks.items() if block.searchable}
+    eligible = sum(c.kind == ELIGIBLE for c in found)
     sections = [
-        f'{Path(name).stem}: {len(blocks)} of {len(found)} convolutions are blocks, {len(searched)} of them searched',
+        f'{Path(name).stem}: {len(blocks)} of {len(found)} convolutions are blocks, '
+        + (f'{len(searched)} of them searched' if blocks else f'{eligible} could be'),
         *_parts(cfg, found),
         *([_table([('convolution', 'is'), *found])] if every else []),
         *([_costs(cfg, model)] if searched else []),
@@ -96,8 +98,12 @@ def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Mapping
             if any(now.values())
             else 'By these lines in model=dict(...) are blocks:'
         )
-    for part, (blocks, layers) in reached.items():
-        yield f'  {_setting(cfg.model, best[part], layers)},  # {blocks} {"block" if blocks == 1 else "blocks"}'
+    lines = {part: _setting(cfg.model, best[part], layers) for part, (_, layers) in reached.items()}
+    for part, line in lines.items():
+        blocks = reached[part].blocks
+        yield f'  {line},  # {blocks} {"block" if blocks == 1 else "blocks"}'
+    if any('...' in line for line in lines.values()):
+        yield '  (... is what the config has there now)'
     for part in left.keys() - reached.keys():
         yield f'  {part}: {left[part]} could be blocks, but no setting reaches them'
     if not any(now.values()) and 'backbone' in cfg.model:
@@ -231,9 +237,13 @@ def _missing(cfg: Config, blocks: int, searched: Mapping[str, Block]) -> Iterato
         wanted = {'RepNASHook': f', num_branches={number}', **wanted}
         if not cfg.get('find_unused_parameters'):
             yield 'find_unused_parameters = True  # for several GPUs'
-    if lacking := [f"dict(type='{name}'{arguments})" for name, arguments in wanted.items() if _hook(cfg, name) is None]:
-        note = '' if blocks else '  # num_branches: 3 a block are about as many as RepVGG has'
-        yield f'custom_hooks = [{", ".join(lacking)}]{note}'
+    if lacking := {hook: arguments for hook, arguments in wanted.items() if _hook(cfg, hook) is None}:
+        yield 'custom_hooks = ['
+        if cfg.get('custom_hooks'):
+            yield '    ...,  # those that are there now'
+        for hook, arguments in lacking.items():
+            yield f"    dict(type='{hook}'{arguments}),{'  # RepVGG has about 3 a block' if '...' in arguments else ''}"
+        yield ']'
 
 
 def _contradictions(cfg: Config, model: nn.Module, searched: Mapping[str, Block]) -> Iterator[str]:
