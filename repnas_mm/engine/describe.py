@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -98,12 +98,12 @@ def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Mapping
             if any(now.values())
             else 'By these lines in model=dict(...) are blocks:'
         )
-    lines = {part: _setting(cfg.model, best[part], layers) for part, (_, layers) in reached.items()}
+    lines = {part: _setting(cfg.model[part], best[part], layers, (part,)) for part, (_, layers) in reached.items()}
     for part, line in lines.items():
         blocks = reached[part].blocks
-        yield f'  {line},  # {blocks} {"block" if blocks == 1 else "blocks"}'
-    if any('...' in line for line in lines.values()):
-        yield '  (... is what the config has there now)'
+        yield f'  {part}={line},  # {blocks} {"block" if blocks == 1 else "blocks"}'
+    if any('_base_' in line for line in lines.values()):
+        yield '  (_base_ is this config, in one that inherits it)'
     for part in left.keys() - reached.keys():
         yield f'  {part}: {left[part]} could be blocks, but no setting reaches them'
     if not any(now.values()) and 'backbone' in cfg.model:
@@ -111,35 +111,27 @@ def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Mapping
         yield "  backbone=dict(_delete_=True, type='mmpretrain.ODBBBackbone', arch='A0'),  # 22 blocks"
 
 
-def _setting(model: dict, way: str, layers: Iterable[Keys]) -> str:
-    """Write what a config that inherits this one says for `go`: ``neck=dict(conv_cfg=...)``."""
-    inside: dict = {}
-    for *outer, key in layers:
-        node, given = inside, model
-        for name in outer:
-            node, given = node.setdefault(name, {}), given[name]
-        node[key] = _layer_text(given[key], way, in_list=isinstance(key, int))
-    return ', '.join(f'{part}={_text(node)}' for part, node in inside.items())
+def _setting(given, way: str, layers: Collection[Keys], keys: Keys) -> str:
+    """Write what a config that inherits this one has at ``keys`` of its model, to go a way with some layers.
 
-
-def _layer_text(layer: dict, way: str, in_list: bool) -> str:
-    """Write a layer's config; MMEngine merges a dict into a dict, but replaces None and lists."""
-    kind = layer['type'] if isinstance(layer['type'], str) else layer['type'].__name__
-    if way == 'base':
-        delete = '' if in_list else '_delete_=True, '
-        return f"dict({delete}type='mmpretrain.ODBBBackbone', base=dict(type='{kind}', ...))"
-    delete = '_delete_=True, ' if not in_list and layer.get('conv_cfg', '') is None else ''
-    rest = f"type='{kind}', ..., " if in_list else ''
-    return f"dict({rest}conv_cfg=dict({delete}type='ODBBConv2d'))"
-
-
-def _text(node: dict | str) -> str:
-    """Write nested settings as a config has them."""
-    if isinstance(node, str):
-        return node
-    if any(isinstance(key, int) for key in node):
-        return f'[{", ".join(dict.fromkeys(map(_text, node.values())))}, ...]'
-    return f'dict({", ".join(f"{key}={_text(inner)}" for key, inner in node.items())})'
+    MMEngine merges a dict into a dict, but replaces None, lists and what is in them.
+    """
+    there = '_base_.model' + ''.join(f'[{key}]' if isinstance(key, int) else f'.{key}' for key in keys)
+    inside = [layer for layer in layers if layer[: len(keys)] == keys]
+    in_list = isinstance(keys[-1], int)
+    if not inside:
+        return there
+    if keys in layers and way == 'base':
+        return f"dict({'' if in_list else '_delete_=True, '}type='mmpretrain.ODBBBackbone', base={there})"
+    if isinstance(given, list | tuple):
+        return f'[{", ".join(_setting(item, way, layers, (*keys, i)) for i, item in enumerate(given))}]'
+    texts = [there] if in_list else []
+    if keys in layers:
+        delete = '_delete_=True, ' if not in_list and given.get('conv_cfg', '') is None else ''
+        texts.append(f"conv_cfg=dict({delete}type='ODBBConv2d')")
+    names = dict.fromkeys(layer[len(keys)] for layer in inside if layer != keys)
+    texts += [f'{name}={_setting(given[name], way, layers, (*keys, name))}' for name in names]
+    return f'dict({", ".join(texts)})'
 
 
 # ---- what a step costs ----
@@ -240,7 +232,7 @@ def _missing(cfg: Config, blocks: int, searched: Mapping[str, Block]) -> Iterato
     if lacking := {hook: arguments for hook, arguments in wanted.items() if _hook(cfg, hook) is None}:
         yield 'custom_hooks = ['
         if cfg.get('custom_hooks'):
-            yield '    ...,  # those that are there now'
+            yield '    *_base_.custom_hooks,'
         for hook, arguments in lacking.items():
             yield f"    dict(type='{hook}'{arguments}),{'  # RepVGG has about 3 a block' if '...' in arguments else ''}"
         yield ']'
