@@ -37,6 +37,7 @@ def write_data(root: Path) -> None:
             stem, image = Path(name).stem, cv2.imread(str(root / 'coco' / split / name))
             _write_mask(root / 'masks' / split / f'{stem}.png', boxes[key])
             (root / 'dota' / split / f'{stem}.txt').write_text(''.join(map(_dota_line, boxes[key])))
+            cv2.imwrite(str(root / 'dota' / split / f'{stem}.png'), image)
             text.append(_text_of(f'coco/{split}/{name}', boxes[key]))
             words += _write_words(root, f'words/{split}/{stem}', image, boxes[key])
             videos.append(_write_video(root / 'videos' / split / f'{stem}.mp4', image))

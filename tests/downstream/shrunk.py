@@ -59,6 +59,8 @@ def _drop_pretrained(node) -> None:
             node['init_cfg'] = None
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None
+            if node['type'] == 'MobileNetV2TSM':
+                node['pretrained2d'] = False
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
         _drop_pretrained(child)
 
@@ -133,8 +135,7 @@ def _rotated(cfg, data):
             type='DOTADataset',
             data_root=str(data),
             ann_file=f'dota/{split}/',
-            data_prefix=dict(img_path=f'coco/{split}/'),
-            img_suffix='jpg',
+            data_prefix=dict(img_path=f'dota/{split}/'),
             img_shape=(SIZE, SIZE),
             pipeline=pipeline,
         )

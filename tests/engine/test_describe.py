@@ -5,6 +5,7 @@ import subprocess
 from copy import deepcopy
 
 import pytest
+import torch
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmengine.registry import MODELS
 from torch import nn
@@ -231,6 +232,19 @@ def test_the_lines_do_what_they_say(write, tmp_path, text, scope, blocks):
 def test_parts_that_no_setting_reaches_are_named(write):
     MODELS.register_module(name='OwnNet', module=OwnNet, force=True)
     assert '  layers: 1 could be blocks, but no setting reaches them' in describe(write("model = dict(type='OwnNet')"))
+
+
+def test_a_model_that_cannot_be_built_without_numbers_is_tried_with_them(write):
+    MODELS.register_module(name='CountingNet', module=CountingNet, force=True)
+    text = describe(write("model = dict(type='ImageClassifier', backbone=dict(type='mmengine.CountingNet'))"))
+    assert rows(text)['backbone'][:3] == ['0', '0', '2']
+
+
+class CountingNet(nn.Sequential):
+    """Reads a number from a tensor, which one on torch's meta device has not."""
+
+    def __init__(self):
+        super().__init__(*(conv(3) for _ in range(int(torch.tensor(2)))))
 
 
 class OwnNet(nn.Module):
