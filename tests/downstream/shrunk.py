@@ -94,9 +94,10 @@ def _yolo(cfg, data):
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True, _scope_='mmdet'),
     )
+    size = 2 * SIZE  # YOLOv6 wants nine cells in every level
     resize = [
-        dict(type='YOLOv5KeepRatioResize', scale=(SIZE, SIZE)),
-        dict(type='LetterResize', scale=(SIZE, SIZE), allow_scale_up=False, pad_val=dict(img=114)),
+        dict(type='YOLOv5KeepRatioResize', scale=(size, size)),
+        dict(type='LetterResize', scale=(size, size), allow_scale_up=False, pad_val=dict(img=114)),
     ]
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')
     pack = dict(type='mmdet.PackDetInputs', meta_keys=keys)

@@ -207,6 +207,11 @@ def infer(name: str, data: Path, work_dir: Path) -> str:
         result = kind(*files, device='cpu')(image)['predictions'][0]
         assert 'polygons' in result or 'text' in result
         return kind.__name__
+    if package == 'mmrotate':  # whose demo does it so
+        from mmdet.apis import inference_detector, init_detector
+
+        assert 'bboxes' in inference_detector(init_detector(*files, device='cpu'), image).pred_instances
+        return 'inference_detector'
     from mmdet.apis import DetInferencer
 
     result = DetInferencer(*files, device='cpu', scope=package)(image)['predictions'][0]
