@@ -6,6 +6,8 @@ None of their files is changed. What stands between them and the stack, and how 
   imported. Meanwhile both say that they are older.
 - mmaction2 1.2.0 imports ``mmaction.models.localizers.drn``, which its wheel lacks; an empty one stands in.
 - mmrotate 1.0.0rc1 imports ``Sequence`` from ``collections``, where Python has had it until 3.9.
+- mmcv has no rotated IoU loss and no rotated RoI alignment that takes an untrained network's boxes on the CPU: of
+  mmrotate only models without them are tried.
 - mmpose asks for chumpy, which no longer builds and which nothing here needs, and mmocr's imgaug for numpy 1, which
   ``requirements/downstream.txt`` pins.
 """

@@ -41,8 +41,8 @@ CONFIGS = [
     'mmaction::recognition/tsm/tsm_imagenet-pretrained-mobilenetv2_8xb16-1x1x8-100e_kinetics400-rgb.py',
     'mmaction::recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb.py',
     'mmrotate::rotated_retinanet/rotated-retinanet-rbox-le90_r50_fpn_1x_dota.py',
-    'mmrotate::rotated_rtmdet/rotated_rtmdet_tiny-3x-dota.py',
-    'mmrotate::rotated_fcos/rotated-fcos-le90_r50_fpn_1x_dota.py',
+    'mmrotate::rotated_faster_rcnn/rotated-faster-rcnn-le90_r50_fpn_1x_dota.py',
+    'mmrotate::gliding_vertex/gliding-vertex-rbox_r50_fpn_1x_dota.py',
     'mmocr::textdet/dbnet/dbnet_resnet18_fpnc_1200e_icdar2015.py',
     'mmocr::textrecog/crnn/crnn_mini-vgg_5e_toy.py',
     'mmocr::textdet/panet/panet_resnet18_fpem-ffm_600e_icdar2015.py',
@@ -50,7 +50,7 @@ CONFIGS = [
     'mmocr::textrecog/sar/sar_resnet31_parallel-decoder_5e_toy.py',
 ]
 
-TIMM = ['resnet18', 'mobilenetv3_small_050', 'regnetx_002', 'convnext_atto', 'ghostnet_100', 'hrnet_w18_small']
+TIMM = ['resnet18', 'mobilenetv3_small_050', 'regnetx_002', 'efficientnet_lite0', 'ghostnet_100', 'hrnet_w18_small']
 
 PACKAGES = dict.fromkeys(name.partition('::')[0] for name in CONFIGS)
 TESTED = [name for package in PACKAGES for name in [c for c in CONFIGS if c.startswith(f'{package}::')][:2]]
