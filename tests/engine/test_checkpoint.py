@@ -307,6 +307,17 @@ def test_only_the_parts_with_new_biases_keep_our_layers(biases, biased):
     assert list(cfg.model) == list(parts)
 
 
+def test_a_subnet_config_has_for_each_base_the_branches_of_its_own_blocks():
+    """By the place in the config: the blocks of one layer may have the names that those of another have."""
+    genotype = Genotype({'neck.0.conv': ('kxk',), 'neck.1.conv': ('kxk', '1x1'), 'head.inner.conv': ('1xk',)})
+    base = dict(type='mmpretrain.ODBBBackbone', base=dict(type='FPN'))
+    model = subnet_config(Config(dict(model=dict(neck=[base, base], head=dict(inner=base)))), genotype).model
+    found = [node.genotype['blocks'] for node in (*model.neck, model.head.inner)]
+    assert found == [dict(conv=['kxk']), dict(conv=['1x1', 'kxk']), dict(conv=['1xk'])]
+    student = subnet_config(Config(dict(model=dict(detector=dict(neck=base)))), genotype).model.detector.neck
+    assert student.genotype['blocks'] == genotype.to_dict()['blocks']
+
+
 def build_state(cfg):
     from mmpretrain.registry import MODELS
 
