@@ -82,8 +82,7 @@ def _boxes(cfg, data):
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
     )
-    size = 300 if 'SSDVGG' in str(cfg.model) else SIZE  # the only one for which its last feature map is a pixel
-    resize = dict(type='Resize', scale=(size, size))
+    resize = dict(type='Resize', scale=(SIZE, SIZE))
     train = _coco(cfg, data, TRAIN, [load, annotations, resize, dict(type='PackDetInputs')])
     val = _coco(cfg, data, VAL, [load, resize, annotations, dict(type='PackDetInputs')])
     return train, dict(val, test_mode=True), _coco_metric('CocoMetric', data, ['bbox', 'segm'] if masks else 'bbox')
@@ -153,7 +152,6 @@ def _masks(cfg, data):
     resize = dict(type='Resize', scale=(SIZE, SIZE), keep_ratio=False)
     cfg.model.data_preprocessor.size = (SIZE, SIZE)
     cfg.model.test_cfg = dict(mode='whole')
-    edges = [dict(type='GenerateEdge', edge_width=4)] if 'PIDHead' in str(cfg.model) else []
     classes = tuple(map(str, range(2 if cfg.model.decode_head.num_classes == 2 else 19)))
     train, val = (
         dict(
@@ -166,7 +164,7 @@ def _masks(cfg, data):
             pipeline=pipeline,
         )
         for split, pipeline in (
-            (TRAIN, [load, annotations, resize, *edges, dict(type='PackSegInputs')]),
+            (TRAIN, [load, annotations, resize, dict(type='PackSegInputs')]),
             (VAL, [load, resize, annotations, dict(type='PackSegInputs')]),
         )
     )

@@ -1,4 +1,4 @@
-"""Table of stock models that this package was tried with: ``python tests/downstream/table.py``, half an hour.
+"""Table of stock models that this package was tried with: ``python tests/downstream/table.py``, half an hour on a core.
 
 Writes ``docs/results/downstream/table.csv`` and ``.md`` row by row; rows of models that it is not asked for stay.
 """
@@ -18,6 +18,20 @@ from trial import Result, try_config, try_timm
 from yapf.yapflib import yapf_api
 
 FOLDER = Path(__file__).resolve().parents[2] / 'docs/results/downstream'
+INTRO = """# Stock models of other packages
+
+```bash
+make test-downstream  # makes the environment
+.venv-downstream/bin/python tests/downstream/table.py
+```
+
+Stock configs with small images, blocks by the lines that `python -m repnas_mm describe` writes, searched with twice as
+many branches as blocks. K×K: all convolutions that are not 1×1. Frozen blocks are not searched and keep all branches.
+The difference between the fused network and its subnet is the largest of all outputs, of the largest output. Where the
+stock model has no place for a bias ([which those are](../../use_in_your_project.md#what-you-get-back)), all other keys
+fit.
+
+"""
 TITLES = dict(
     package='package',
     config='config',
@@ -84,7 +98,7 @@ def write(rows: dict[str, dict[str, str]]) -> None:
         writer.writerows(rows.values())
     lines = [[*TITLES.values()], ['---'] * len(TITLES), *([*row.values()] for row in rows.values())]
     text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    (FOLDER / 'table.md').write_text(text + '\n', encoding='utf-8')
+    (FOLDER / 'table.md').write_text(f'{INTRO}{text}\n', encoding='utf-8')
 
 
 if __name__ == '__main__':
