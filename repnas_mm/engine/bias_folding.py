@@ -57,21 +57,28 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
             if len(found) == 1 and (block := found.pop()):
                 following.setdefault(block, []).append(norm)
         for name in blocks.keys() - called:
-            norm = _norm_in_layer(model, name)
+            norm = _next_in_layer(model, name)
             if norm is not None and norm in norms and norm not in sources:
                 following[name] = [norm]
 
 
-def _norm_in_layer(model: nn.Module, block: str) -> str | None:
-    """Name what follows a block directly in its ConvModule or Sequential, if that has a forward of its class."""
-    parent, _, key = block.rpartition('.')
+def _next_in_layer(model: nn.Module, name: str) -> str | None:
+    """Name what follows a module directly in its ConvModule or Sequential, or follows that where the module is last."""
+    if not name:
+        return None
+    parent, _, key = name.rpartition('.')
     layer = model.get_submodule(parent)
-    after = None
-    if isinstance(layer, ConvModule) and type(layer).forward is ConvModule.forward and layer.with_norm:
-        after = layer.norm_name if key == 'conv' and layer.order[:2] == ('conv', 'norm') else None
+    if isinstance(layer, ConvModule) and type(layer).forward is ConvModule.forward:
+        steps = dict(conv='conv', norm=layer.norm_name if layer.with_norm else '', act='activate')
+        names = [steps[step] for step in layer.order if steps[step] and (step != 'act' or layer.with_activation)]
     elif type(layer).forward is nn.Sequential.forward:
-        after = dict(pairwise(layer._modules)).get(key)
-    return after and (f'{parent}.{after}' if parent else after)
+        names = [*layer._modules]
+    else:
+        return None
+    if key == names[-1]:
+        return _next_in_layer(model, parent)
+    after = dict(pairwise(names)).get(key)
+    return f'{parent}.{after}' if after and parent else after
 
 
 @torch.no_grad()

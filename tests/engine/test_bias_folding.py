@@ -340,8 +340,10 @@ def block():
         nn.Sequential(block(), nn.BatchNorm2d(4)),
         mmengine.model.Sequential(nn.ReLU(), block(), nn.BatchNorm2d(4), nn.ReLU()),
         nn.Sequential(nn.Sequential(conv_module()), nn.ReLU()),
+        nn.Sequential(nn.Sequential(conv_module(order=('norm', 'act', 'conv'), bias=False)), nn.BatchNorm2d(4)),
+        nn.Sequential(conv_module(norm_cfg=None, act_cfg=None, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
     ],
-    ids=['ConvModule', 'ConvModule without activation', 'Sequential', "mmengine's", 'ConvModule inside'],
+    ids=['ConvModule', 'no activation', 'Sequential', "mmengine's", 'inside', 'norm behind the layer', 'conv alone'],
 )
 def test_a_layer_that_no_forward_calls_says_which_norm_follows(layer):
     net = WithAuxiliary(randomize(layer).double().eval()).eval()
@@ -360,9 +362,19 @@ def test_a_layer_that_no_forward_calls_says_which_norm_follows(layer):
         conv_module(order=('conv', 'act', 'norm')),
         OtherForward(4, 4, 3, padding=1, norm_cfg=dict(type='BN'), conv_cfg=dict(type='ODBBConv2d')),
         nn.Sequential(block(), nn.ReLU(), nn.BatchNorm2d(4)),
+        nn.Sequential(conv_module(norm_cfg=None, bias=False), nn.BatchNorm2d(4)),
         nn.ModuleList([block(), nn.BatchNorm2d(4)]),
     ],
-    ids=['none', 'group norm', 'pre-activation', 'activation between', 'own forward', 'ReLU between', 'a list'],
+    ids=[
+        'none',
+        'group norm',
+        'pre-activation',
+        'activation between',
+        'own forward',
+        'ReLU between',
+        'act behind',
+        'a list',
+    ],
 )
 def test_a_layer_that_no_forward_calls_keeps_its_bias_otherwise(layer):
     net = WithAuxiliary(randomize(layer).double().eval()).eval()
