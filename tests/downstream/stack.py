@@ -8,6 +8,7 @@ None of their files is changed. What stands between them and the stack, and how 
 - mmrotate 1.0.0rc1 imports ``Sequence`` from ``collections``, where Python has had it until 3.9.
 - mmcv has no rotated IoU loss and no rotated RoI alignment that takes an untrained network's boxes on the CPU: of
   mmrotate only models without them are tried.
+- mmrotate's metric counts in processes that it spawns, in which none of this is met: it gets threads.
 - mmpose asks for chumpy, which no longer builds and which nothing here needs, and mmocr's imgaug for numpy 1, which
   ``requirements/downstream.txt`` pins.
 """
@@ -18,7 +19,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
+from multiprocessing.pool import ThreadPool
+from types import ModuleType, SimpleNamespace
 
 import mmcv
 import mmdet
@@ -51,6 +53,7 @@ def import_packages() -> None:
     with saying_older():
         for package in PACKAGES:
             import_module(package)
+    import_module('mmrotate.evaluation.functional.mean_ap').get_context = lambda _: SimpleNamespace(Pool=ThreadPool)
 
 
 import_packages()
