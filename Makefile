@@ -7,6 +7,7 @@
 # make gpu          what needs a GPU, measured within eight minutes; results in docs/results/gpu
 # make gpu-wheels   gather in wheels/ what `make gpu` installs, for a machine without network
 # make test-onedl   the suite's core on the maintained forks of the OpenMMLab packages
+# make test-downstream   stock models of mmseg, mmpose, mmyolo, mmaction2, mmrotate and mmocr, searched and fused
 # Each first makes the environment in .venv if it is missing; nothing else on the machine is changed.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -18,7 +19,7 @@ TESTED := requirements/tested.txt
 SETUPTOOLS := setuptools<81
 pin = $(shell grep -E '^(onedl-)?$(1)==' $(TESTED))
 
-.PHONY: env demo test test-onedl stress gpu gpu-wheels coverage docs lint
+.PHONY: env demo test test-onedl test-downstream stress gpu gpu-wheels coverage docs lint
 .DELETE_ON_ERROR:
 
 demo: env
@@ -62,6 +63,12 @@ gpu-wheels:
 	$(PYTHON) -m pip download --disable-pip-version-check -q --no-deps --only-binary=:all: -d wheels \
 		--python-version $(GPU_PYTHON_VERSION) $(addprefix --platform manylinux,2014_x86_64 _2_27_x86_64 _2_28_x86_64) \
 		-r requirements/gpu.txt
+
+# They need older versions of what the stack takes along, hence an environment of their own.
+test-downstream:
+	$(MAKE) VENV=.venv-downstream env
+	.venv-downstream/bin/python -m pip install --disable-pip-version-check --no-deps -r requirements/downstream.txt
+	.venv-downstream/bin/python -m pytest tests/downstream/stock_configs.py
 
 # The site reads docstrings without importing the package, so a small environment of its own will do.
 docs: env

@@ -55,6 +55,8 @@ def main(argv=None) -> None:
         save_fused(model, args.out, cfg, fused.new_biases, **source_meta(checkpoint))
     print(f'Fused checkpoint: {args.out}, its config: {args.out.with_suffix(".py")}')
     print(f'Largest difference to the unfused model: {fused.difference:.1e} of the largest output')
+    if fused.new_biases:
+        print(fused.note_on_biases())
 
 
 if __name__ == '__main__':

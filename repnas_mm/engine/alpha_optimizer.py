@@ -103,10 +103,10 @@ class AlphaOptimizer:
         # Adam moves by about lr a step
         if steps * lr < NOISE_STD:
             logger.warning(
-                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by at most {steps * lr:.2g}, less than '
+                f'Search phase of {steps} steps at alpha lr {lr:g}: alpha moves by about {steps * lr:.2g}, less than '
                 f'the noise that draws the branches (standard deviation {NOISE_STD:.1f}), so that the genotype will be '
                 "near random. Raise the lr of alpha_optimizer or train longer; on the paper's schedules steps x lr is "
-                '20 to 80.'
+                '24 to 120.'
             )
 
     def state_dict(self) -> dict:

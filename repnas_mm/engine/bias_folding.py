@@ -3,9 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from weakref import ref
 
 import torch
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,6 +18,8 @@ from ..search.block import find_blocks
 def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
     """Find which norms read the blocks' outputs in the forwards of a ``with`` block.
 
+    Of blocks that no forward calls, such as those of heads that only a loss uses, the layer that they are in tells.
+
     Yields:
         A dict, filled when the block ends: block name -> names of the norms that take its output, unchanged, as their
         only input.
@@ -23,10 +27,12 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
     blocks = {name: model.get_submodule(name) for name in find_blocks(model)}
     inside = {module for block in blocks.values() for module in block.modules()}
     norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m not in inside}
+    called: set[str] = set()
     outputs: dict[int, tuple] = {}
     sources = defaultdict(set)
 
     def leave_block(name, out):
+        called.add(name)
         outputs[id(out)] = name, ref(out), out._version
 
     def enter_norm(name, x):
@@ -50,6 +56,29 @@ def watch_norms(model: nn.Module) -> Iterator[dict[str, list[str]]]:
         for norm, found in sources.items():
             if len(found) == 1 and (block := found.pop()):
                 following.setdefault(block, []).append(norm)
+        for name in blocks.keys() - called:
+            norm = _next_in_layer(model, name)
+            if norm is not None and norm in norms and norm not in sources:
+                following[name] = [norm]
+
+
+def _next_in_layer(model: nn.Module, name: str) -> str | None:
+    """Name what follows a module directly in its ConvModule or Sequential, or follows that where the module is last."""
+    if not name:
+        return None
+    parent, _, key = name.rpartition('.')
+    layer = model.get_submodule(parent)
+    if isinstance(layer, ConvModule) and type(layer).forward is ConvModule.forward:
+        steps = dict(conv='conv', norm=layer.norm_name if layer.with_norm else '', act='activate')
+        names = [steps[step] for step in layer.order if steps[step] and (step != 'act' or layer.with_activation)]
+    elif type(layer).forward is nn.Sequential.forward:
+        names = [*layer._modules]
+    else:
+        return None
+    if key == names[-1]:
+        return _next_in_layer(model, parent)
+    after = dict(pairwise(names)).get(key)
+    return f'{parent}.{after}' if after and parent else after
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .form_configs import type_name
 from .hooks import RepNASHook
 from .step_cost import image_shape, on_meta, step_cost
 from .strategies import CANDIDATES
-from .ways import build, reach, read_config, typed_dicts
+from .ways import Keys, Reached, best_way, build, reach, read_config, typed_dicts
 
 
 def describe(name: str, options: dict | None = None, every: bool = False) -> str:
@@ -45,8 +45,10 @@ def describe(name: str, options: dict | None = None, every: bool = False) -> str
         )
     blocks = find_blocks(model)
     searched = {name: block for name, block in blocks.items() if block.searchable}
+    eligible = sum(c.kind == ELIGIBLE for c in found)
     sections = [
-        f'{Path(name).stem}: {len(blocks)} of {len(found)} convolutions are blocks, {len(searched)} of them searched',
+        f'{Path(name).stem}: {len(blocks)} of {len(found)} convolutions are blocks, '
+        + (f'{len(searched)} of them searched' if blocks else f'{eligible} could be'),
         *_parts(cfg, found),
         *([_table([('convolution', 'is'), *found])] if every else []),
         *([_costs(cfg, model)] if searched else []),
@@ -73,12 +75,12 @@ def _parts(cfg: Config, found: list[Convolution]) -> Iterator[str]:
     """A table of the model's parts, and what else would be blocks."""
     parts = list(dict.fromkeys(c.part for c in found))
     now, frozen, left = (Counter(c.part for c in found if c.kind in kinds) for kinds in (BLOCKS, {FROZEN}, {ELIGIBLE}))
-    ways = reach(cfg, left) if left else {}
+    ways = reach(cfg, left, now) if left else {}
     columns = [('part of the model', *parts), ('blocks', *(now[part] for part in parts))]
     if frozen:
         columns.append(('frozen', *(frozen[part] for part in parts)))
     for way, reached in ways.items():
-        columns.append((f'by {way}', *(reached[part] if part in left else now[part] for part in parts)))
+        columns.append((f'by {way}', *(reached[part].blocks if part in left else now[part] for part in parts)))
     plain = [[c.kind for c in found if c.part == part and c.kind not in BLOCKS | {ELIGIBLE}] for part in parts]
     if any(plain):
         columns.append(('plain for good', *map(counts, plain)))
@@ -87,27 +89,49 @@ def _parts(cfg: Config, found: list[Convolution]) -> Iterator[str]:
         yield '\n'.join(_advice(cfg, now, left, ways))
 
 
-def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Counter]) -> Iterator[str]:
-    yield (
-        'More are blocks by these lines in model=dict(...):' if now else 'By these lines in model=dict(...) are blocks:'
-    )
-    unreached = []
-    for part in left:
-        conv_cfg, base = ways['conv_cfg'][part], ways['base'][part]
-        if max(conv_cfg, base) <= now[part]:
-            unreached.append(f'  {part}: {left[part]} could be blocks, but no setting reaches them')
-        elif conv_cfg >= base:
-            yield f"  {part}=dict(conv_cfg=dict(type='ODBBConv2d')),  # {conv_cfg} blocks"
-        else:
-            layer = cfg.model[part].get('type') if isinstance(cfg.model[part], dict) else '...'
-            layer = repr(layer) if isinstance(layer, str) else layer.__name__
-            yield (
-                f"  {part}=dict(_delete_=True, type='mmpretrain.ODBBBackbone', base=dict(type={layer}, ...)),"
-                f'  # {base} blocks'
-            )
-    if not now and 'backbone' in cfg.model:
-        yield "  backbone=dict(_delete_=True, type='mmpretrain.ODBBBackbone', arch='A0'),  # 22 blocks, another network"
-    yield from unreached
+def _advice(cfg: Config, now: Counter, left: Counter, ways: Mapping[str, Mapping[str, Reached]]) -> Iterator[str]:
+    best = {part: best_way(ways, part) for part in left}
+    reached = {part: ways[way][part] for part, way in best.items() if ways[way][part].blocks > now[part]}
+    if reached:
+        yield (
+            'More are blocks by these lines in model=dict(...):'
+            if any(now.values())
+            else 'By these lines in model=dict(...) are blocks:'
+        )
+    lines = {part: _setting(cfg.model[part], best[part], layers, (part,)) for part, (_, layers) in reached.items()}
+    for part, line in lines.items():
+        blocks = reached[part].blocks
+        yield f'  {part}={line},  # {blocks} {"block" if blocks == 1 else "blocks"}'
+    if any('_base_' in line for line in lines.values()):
+        yield '  (_base_ is this config, in one that inherits it)'
+    for part in left.keys() - reached.keys():
+        yield f'  {part}: {left[part]} could be blocks, but no setting reaches them'
+    if not any(now.values()) and 'backbone' in cfg.model:
+        yield 'Or another backbone:'
+        yield "  backbone=dict(_delete_=True, type='mmpretrain.ODBBBackbone', arch='A0'),  # 22 blocks"
+
+
+def _setting(given, way: str, layers: Collection[Keys], keys: Keys) -> str:
+    """Write what a config that inherits this one has at ``keys`` of its model, to go a way with some layers.
+
+    MMEngine merges a dict into a dict, but replaces None, lists and what is in them.
+    """
+    there = '_base_.model' + ''.join(f'[{key}]' if isinstance(key, int) else f'.{key}' for key in keys)
+    inside = [layer for layer in layers if layer[: len(keys)] == keys]
+    in_list = isinstance(keys[-1], int)
+    if not inside:
+        return there
+    if keys in layers and way == 'base':
+        return f"dict({'' if in_list else '_delete_=True, '}type='mmpretrain.ODBBBackbone', base={there})"
+    if isinstance(given, list | tuple):
+        return f'[{", ".join(_setting(item, way, layers, (*keys, i)) for i, item in enumerate(given))}]'
+    texts = [there] if in_list else []
+    if keys in layers:
+        delete = '_delete_=True, ' if not in_list and given.get('conv_cfg', '') is None else ''
+        texts.append(f"conv_cfg=dict({delete}type='ODBBConv2d')")
+    names = dict.fromkeys(layer[len(keys)] for layer in inside if layer != keys)
+    texts += [f'{name}={_setting(given[name], way, layers, (*keys, name))}' for name in names]
+    return f'dict({", ".join(texts)})'
 
 
 # ---- what a step costs ----
@@ -205,8 +229,13 @@ def _missing(cfg: Config, blocks: int, searched: Mapping[str, Block]) -> Iterato
         wanted = {'RepNASHook': f', num_branches={number}', **wanted}
         if not cfg.get('find_unused_parameters'):
             yield 'find_unused_parameters = True  # for several GPUs'
-    if lacking := [f"dict(type='{name}'{arguments})" for name, arguments in wanted.items() if _hook(cfg, name) is None]:
-        yield f'custom_hooks = [{", ".join(lacking)}]'
+    if lacking := {hook: arguments for hook, arguments in wanted.items() if _hook(cfg, hook) is None}:
+        yield 'custom_hooks = ['
+        if cfg.get('custom_hooks'):
+            yield '    *_base_.custom_hooks,'
+        for hook, arguments in lacking.items():
+            yield f"    dict(type='{hook}'{arguments}),{'  # RepVGG has about 3 a block' if '...' in arguments else ''}"
+        yield ']'
 
 
 def _contradictions(cfg: Config, model: nn.Module, searched: Mapping[str, Block]) -> Iterator[str]:

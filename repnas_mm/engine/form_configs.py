@@ -15,10 +15,13 @@ def subnet_config(cfg: Config, genotype: Genotype) -> Config:
     """
     cfg = _with_names(cfg)
 
-    def edit(node):
+    def edit(node, place):
         if type_name(node) == 'ODBBBackbone':
             (node.base if 'base' in node else node).pop('init_cfg', None)
-            node.genotype = genotype.to_dict()
+            # the name of what the config makes there, if the network has its config's names
+            inside = {name[len(place) + 1 :]: kept for name, kept in genotype.items() if name.startswith(f'{place}.')}
+            part = Genotype(inside, genotype.share_weights, genotype.source) if inside else genotype
+            node.genotype = part.to_dict()
         return node
 
     cfg.model = _map_dicts(cfg.model, edit)
@@ -28,23 +31,27 @@ def subnet_config(cfg: Config, genotype: Genotype) -> Config:
 def deploy_config(cfg: Config, new_biases: Sequence[str] = ()) -> Config:
     """Return ``cfg`` of the fused network, without a search or anything left to fuse.
 
-    Blocks that stand in for ordinary convolutions leave the stock model behind, unless some of them had to keep a bias
-    that the stock model has no place for; the config then says so, by ``deploy=True``.
+    Blocks that stand in for ordinary convolutions leave the stock model behind, but for the parts of it where some had
+    to keep a bias that the stock model has no place for; the config of such a part says so, by ``deploy=True``.
 
     Args:
         cfg: Config of the search or the subnet.
         new_biases: Names of the convolutions with such a bias.
     """
     cfg = _with_names(cfg)
+    biased = {name.partition('.')[0] for name in new_biases}
+    # networks of semi-supervised learning have other names than their configs
+    anywhere = any('ODBB' not in str(cfg.model.get(part)) for part in biased)
 
-    def edit(node):
+    def edit(node, place):
         kind = type_name(node)
+        with_bias = anywhere or place.partition('.')[0] in biased
         if kind == 'ODBBConv2d':
-            return ConfigDict(type=node.type, deploy=True) if new_biases else None
+            return ConfigDict(type=node.type, deploy=True) if with_bias else None
         if kind == 'ODBBBackbone':
             base = node.get('base')
             (base or node).pop('init_cfg', None)
-            if base and not new_biases:
+            if base and not with_bias:
                 return base
             node.pop('genotype', None)
             node.deploy = True
@@ -85,17 +92,20 @@ def _named(node):
     return f'{node.__module__}.{node.__qualname__}' if isinstance(node, type | FunctionType) else node
 
 
-def _map_dicts(node, edit: Callable[[ConfigDict], ConfigDict | None]):
-    """Return ``node`` with every dict in it replaced by what ``edit`` makes of it; None leaves it out."""
+def _map_dicts(node, edit: Callable[[ConfigDict, str], ConfigDict | None], place: str = ''):
+    """Return ``node`` with every dict in it replaced by what ``edit`` makes of it; None leaves it out.
+
+    ``edit`` gets a dict and the keys that lead to it, with dots between.
+    """
     if isinstance(node, Mapping):
-        node = edit(node)
+        node = edit(node, place)
         if node is not None:
             for key, value in list(node.items()):
-                node[key] = _map_dicts(value, edit)
+                node[key] = _map_dicts(value, edit, f'{place}.{key}' if place else key)
                 if node[key] is None and value is not None:
                     del node[key]
     elif isinstance(node, list | tuple):
-        node = type(node)(_map_dicts(child, edit) for child in node)
+        node = type(node)(_map_dicts(child, edit, f'{place}.{i}') for i, child in enumerate(node))
     return node
 
 

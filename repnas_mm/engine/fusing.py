@@ -33,6 +33,13 @@ class Fused(NamedTuple):
     #: Convolutions with a bias that the stock model's have not, since no norm could take it.
     new_biases: list[str]
 
+    def note_on_biases(self) -> str:
+        """Name them, in a sentence."""
+        return (
+            f'Convolutions with a bias that the stock model has not, since no BN behind them takes it: '
+            f'{", ".join(self.new_biases)}; their part of the fused config needs this package.'
+        )
+
 
 def fuse_model(model: nn.Module) -> list[str]:
     """Turn every ODBB block of ``model`` into one convolution, in place.

@@ -113,6 +113,8 @@ def find_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.M
       behind it, because the levels' statistics differ; the BNs inside one shared block would mix them.
     - One inside a re-parameterizable layer of other code, which is about to read its kernel.
     - One that gives a deformable convolution its offsets, zero at first and with a learning rate of its own.
+    - One whose layer starts it in its own way: the bias of a detector's classification, which makes everything
+      background at first.
 
     Args:
         names: Of `names_by_module` for the whole model.
@@ -131,6 +133,9 @@ def find_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.M
         if is_deformable(layer):
             why = f"gives the offsets of '{names[layer][0]}', a deformable convolution"
             inside |= {module: Plain(offsets, why) for module in layer.modules() if module is not layer}
+        for name in _started_apart(layer):
+            why = f"starts as '{names[layer][0]}' says in its init_cfg, which a block would not"
+            inside[layer.get_submodule(name)] = Plain('with a start of its own', why)
     found = {}
     for module in convolutions:
         used = names[module]
@@ -147,6 +152,14 @@ def find_plain(names: Mapping[nn.Module, list[str]], convolutions: Iterable[nn.M
 def is_deformable(module: nn.Module) -> bool:
     """True for a deformable convolution, with or without the layer that gives its offsets."""
     return any('DeformConv' in base.__name__ for base in type(module).__mro__)
+
+
+def _started_apart(layer: nn.Module) -> list[str]:
+    """Names of the modules in a layer that its ``init_cfg`` starts in another way than the rest."""
+    cfgs = getattr(layer, 'init_cfg', None) or ()
+    overrides = [cfg.get('override') or () for cfg in ([cfgs] if isinstance(cfgs, Mapping) else cfgs)]
+    flat = [o for override in overrides for o in ([override] if isinstance(override, Mapping) else override)]
+    return [o['name'] for o in flat if o.get('name') in layer._modules]
 
 
 def _is_reparameterizable(module: nn.Module) -> bool:

@@ -2,8 +2,10 @@
 
 import copy
 
+import mmengine.model
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn.functional import relu
 
@@ -301,3 +303,86 @@ def test_a_searched_net_folds_what_its_active_branches_add_up_to():
     expected = outputs(net)
     fuse_checked(net, outputs)
     assert_same(outputs(net), expected)
+
+
+# ---------------------------------------------------------------- blocks that no forward shows
+
+
+class WithAuxiliary(nn.Module):
+    """A head that only a loss calls, as mmseg's `auxiliary_head`, beside a network."""
+
+    def __init__(self, auxiliary, conv=ODBBConv2d):
+        super().__init__()
+        self.net, self.auxiliary = Net(chain, conv), auxiliary
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def conv_module(**options):
+    return ConvModule(4, 4, 3, padding=1, **dict(norm_cfg=dict(type='BN'), conv_cfg=dict(type='ODBBConv2d')) | options)
+
+
+class OtherForward(ConvModule):
+    def forward(self, x):
+        return self.norm(torch.relu(self.conv(x)))
+
+
+def block():
+    return ODBBConv2d(4, 4, 3, padding=1, bias=False)
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        conv_module(),
+        conv_module(act_cfg=None),
+        nn.Sequential(block(), nn.BatchNorm2d(4)),
+        mmengine.model.Sequential(nn.ReLU(), block(), nn.BatchNorm2d(4), nn.ReLU()),
+        nn.Sequential(nn.Sequential(conv_module()), nn.ReLU()),
+        nn.Sequential(nn.Sequential(conv_module(order=('norm', 'act', 'conv'), bias=False)), nn.BatchNorm2d(4)),
+        nn.Sequential(conv_module(norm_cfg=None, act_cfg=None, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+    ],
+    ids=['ConvModule', 'no activation', 'Sequential', "mmengine's", 'inside', 'norm behind the layer', 'conv alone'],
+)
+def test_a_layer_that_no_forward_calls_says_which_norm_follows(layer):
+    net = WithAuxiliary(randomize(layer).double().eval()).eval()
+    expected = net.auxiliary(x).detach()
+    assert fuse_checked(net, outputs).new_biases == []
+    assert_same([net.auxiliary(x).detach()], [expected])
+    assert not any(module.bias is not None for module in net.modules() if isinstance(module, nn.Conv2d))
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        conv_module(norm_cfg=None, bias=False),
+        conv_module(norm_cfg=dict(type='GN', num_groups=2)),
+        conv_module(order=('norm', 'act', 'conv'), bias=False),
+        conv_module(order=('conv', 'act', 'norm')),
+        OtherForward(4, 4, 3, padding=1, norm_cfg=dict(type='BN'), conv_cfg=dict(type='ODBBConv2d')),
+        nn.Sequential(block(), nn.ReLU(), nn.BatchNorm2d(4)),
+        nn.Sequential(conv_module(norm_cfg=None, bias=False), nn.BatchNorm2d(4)),
+        nn.ModuleList([block(), nn.BatchNorm2d(4)]),
+    ],
+    ids=[
+        'none',
+        'group norm',
+        'pre-activation',
+        'activation between',
+        'own forward',
+        'ReLU between',
+        'act behind',
+        'a list',
+    ],
+)
+def test_a_layer_that_no_forward_calls_keeps_its_bias_otherwise(layer):
+    net = WithAuxiliary(randomize(layer).double().eval()).eval()
+    fused = fuse_checked(net, outputs)
+    assert len(fused.new_biases) == 1 and fused.new_biases[0] in fused.note_on_biases()
+
+
+def test_a_norm_that_a_forward_shows_elsewhere_takes_no_bias_by_structure():
+    net = WithAuxiliary(conv_module(), ODBBConv2d)
+    net.forward = lambda x: net.net.connect(net.net, net.auxiliary.norm(x.float()).double())
+    assert fuse_checked(net.eval(), outputs).new_biases == ['auxiliary.conv']

@@ -281,6 +281,43 @@ def test_configs_that_name_classes_are_edited_too(small_cfg):
     assert [hook.type for hook in fused.custom_hooks] == ['ExactResumeHook', 'CheckFiniteHook']
 
 
+CONV, BASE = dict(type='ODBBConv2d'), dict(type='mmpretrain.ODBBBackbone', base=dict(type='FPN'))
+
+
+@pytest.mark.parametrize(
+    ('biases', 'biased'),
+    [
+        ([], ()),
+        (['backbone.conv1'], ['backbone']),
+        (['neck.0.conv', 'aux.0.conv'], ['neck', 'aux']),
+        (['roi.mask.convs.0'], ['roi']),
+        (['student.backbone.conv1'], ['backbone', 'neck', 'roi', 'aux']),
+        (['head.conv'], ['backbone', 'neck', 'roi', 'aux']),
+    ],
+    ids=['none', 'conv_cfg', 'base and a list', 'nested', 'another network', 'a part without a setting'],
+)
+def test_only_the_parts_with_new_biases_keep_our_layers(biases, biased):
+    parts = dict(
+        backbone=dict(conv_cfg=CONV), neck=BASE, roi=dict(mask=dict(conv_cfg=CONV)), aux=[dict(conv_cfg=CONV)], head={}
+    )
+    cfg = deploy_config(Config(dict(custom_imports=dict(imports=['repnas_mm']), model=deepcopy(parts))), biases)
+    assert {part for part in parts if 'ODBB' in str(cfg.model[part])} == {*biased}
+    assert str(cfg.model).count("'deploy': True") == len(biased)
+    assert ('repnas_mm' in cfg.custom_imports.imports) == bool(biased)
+    assert list(cfg.model) == list(parts)
+
+
+def test_a_subnet_config_has_for_each_base_the_branches_of_its_own_blocks():
+    """By the place in the config: the blocks of one layer may have the names that those of another have."""
+    genotype = Genotype({'neck.0.conv': ('kxk',), 'neck.1.conv': ('kxk', '1x1'), 'head.inner.conv': ('1xk',)})
+    base = dict(type='mmpretrain.ODBBBackbone', base=dict(type='FPN'))
+    model = subnet_config(Config(dict(model=dict(neck=[base, base], head=dict(inner=base)))), genotype).model
+    found = [node.genotype['blocks'] for node in (*model.neck, model.head.inner)]
+    assert found == [dict(conv=['kxk']), dict(conv=['1x1', 'kxk']), dict(conv=['1xk'])]
+    student = subnet_config(Config(dict(model=dict(detector=dict(neck=base)))), genotype).model.detector.neck
+    assert student.genotype['blocks'] == genotype.to_dict()['blocks']
+
+
 def build_state(cfg):
     from mmpretrain.registry import MODELS
 

@@ -1,10 +1,13 @@
 """`python -m repnas_mm describe`: what a config would search, and one sentence for one that cannot be described."""
 
+import re
 import subprocess
 from copy import deepcopy
 
 import pytest
+import torch
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
+from mmengine.registry import MODELS
 from torch import nn
 
 from repnas_mm.__main__ import main
@@ -129,7 +132,30 @@ model = dict(
     head=dict(type='LinearClsHead', num_classes=2, in_channels=32),
 )
 """
+DENSENET = "dict(type='DenseNet', arch=dict(growth_rate=4, depths=[2, 2], init_channels=8))"
 CONV_CFG = ", conv_cfg=dict(type='ODBBConv2d')"
+
+
+DETECTOR = """
+model = dict(
+    type='RetinaNet',
+    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4, conv_cfg=dict(type='ODBBConv2d')),
+    neck=dict(type='FPN', in_channels=[8, 16, 32], out_channels=8, num_outs=3),
+    bbox_head=dict(type='CenterNetHead', num_classes=2, in_channels=8, feat_channels=8),
+)
+"""
+NECK = "dict(type='FPN', in_channels={}, out_channels=8, num_outs=3)"
+STOCK = {
+    'conv_cfg': (RESNET.format(conv_cfg=''), 'mmpretrain', 17),
+    'None': (RESNET.format(conv_cfg=', conv_cfg=None'), 'mmpretrain', 17),
+    'base': (f"model = dict(type='ImageClassifier', backbone={DENSENET})", 'mmpretrain', 5),
+    'list': (
+        DETECTOR.replace(NECK.format([8, 16, 32]), f'[{NECK.format([8, 16, 32])}, {NECK.format([8, 8, 8])}]'),
+        'mmdet',
+        17 + 6 + 3,
+    ),
+}
 
 
 def test_a_config_that_lacks_nothing(write):
@@ -175,28 +201,58 @@ def test_a_stock_config_hears_which_way_reaches_more(write):
 
 
 def test_base_reaches_what_no_conv_cfg_does(write):
-    densenet = "dict(type='DenseNet', arch=dict(growth_rate=4, depths=[2, 2], init_channels=8))"
-    text = describe(write(f"model = dict(type='ImageClassifier', backbone={densenet})"))
+    text = describe(write(f"model = dict(type='ImageClassifier', backbone={DENSENET})"))
     assert rows(text)['backbone'][:3] == ['0', '0', '5']
-    assert "type='mmpretrain.ODBBBackbone', base=dict(type='DenseNet', ...)),  # 5 blocks" in text
+    assert "type='mmpretrain.ODBBBackbone', base=_base_.model.backbone),  # 5 blocks" in text
+
+
+def test_each_part_has_the_line_that_reaches_most_there(write):
+    text = describe(write(DETECTOR, 'mmdet'))
+    assert rows(text)['neck'][:3] == ['0', '3', '3'] and rows(text)['backbone'][:3] == ['17', '17', '17']
+    assert "  neck=dict(conv_cfg=dict(type='ODBBConv2d')),  # 3 blocks" in text
+    head = "dict(_delete_=True, type='mmpretrain.ODBBBackbone', base=_base_.model.bbox_head)"
+    assert f'  bbox_head={head},  # 3 blocks' in text
+
+
+def test_layers_inside_a_part_have_their_own_lines():
+    """An RoI head takes no conv_cfg itself."""
+    text = describe('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    assert "  roi_head=dict(mask_head=dict(conv_cfg=dict(type='ODBBConv2d'))),  # 4 blocks" in text
+
+
+@pytest.mark.parametrize(('text', 'scope', 'blocks'), STOCK.values(), ids=STOCK)
+def test_the_lines_do_what_they_say(write, tmp_path, text, scope, blocks):
+    base = write(text, scope)
+    lines = re.findall(r'^  (\w+=dict\(.*|\w+=\[.*),  # \d+ blocks?$', describe(base).partition('Or another')[0], re.M)
+    path = tmp_path / 'inherits.py'
+    path.write_text(f"_base_ = '{base}'\nmodel = dict({', '.join(lines)})")
+    assert f'{blocks} of ' in describe(str(path)).partition(' are blocks')[0]
 
 
 def test_parts_that_no_setting_reaches_are_named(write):
-    text = describe(write(DETECTOR, 'mmdet'))
-    assert rows(text)['neck'][:3] == ['0', '3', '3'] and rows(text)['backbone'][:3] == ['17', '17', '17']
-    assert "neck=dict(conv_cfg=dict(type='ODBBConv2d')),  # 3 blocks" in text
-    assert 'bbox_head: ' in text
+    MODELS.register_module(name='OwnNet', module=OwnNet, force=True)
+    assert '  layers: 1 could be blocks, but no setting reaches them' in describe(write("model = dict(type='OwnNet')"))
 
 
-DETECTOR = """
-model = dict(
-    type='RetinaNet',
-    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
-    backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4, conv_cfg=dict(type='ODBBConv2d')),
-    neck=dict(type='FPN', in_channels=[8, 16, 32], out_channels=8, num_outs=3),
-    bbox_head=dict(type='CenterNetHead', num_classes=2, in_channels=8, feat_channels=8),
-)
-"""
+def test_a_model_that_cannot_be_built_without_numbers_is_tried_with_them(write):
+    MODELS.register_module(name='CountingNet', module=CountingNet, force=True)
+    text = describe(write("model = dict(type='ImageClassifier', backbone=dict(type='mmengine.CountingNet'))"))
+    assert rows(text)['backbone'][:3] == ['0', '0', '2']
+
+
+class CountingNet(nn.Sequential):
+    """Reads a number from a tensor, which one on torch's meta device has not."""
+
+    def __init__(self):
+        super().__init__(*(conv(3) for _ in range(int(torch.tensor(2)))))
+
+
+class OwnNet(nn.Module):
+    """Its layers have no config."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(conv(3))
 
 
 @pytest.mark.parametrize(

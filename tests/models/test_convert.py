@@ -7,8 +7,12 @@ import pytest
 import torch
 from blocks import relative_error
 from mmcv.cnn.bricks import Conv2d, Conv2dAdaptivePadding
+from mmdet.structures import DetDataSample
+from mmengine.hub import get_config
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -298,6 +302,56 @@ def test_with_a_base_the_backbones_own_arguments_are_one_sentence(extra):
     assert is_one_sentence(error)
     with pytest.raises(ValueError, match="takes 'arch' or base, not both"):
         ODBBBackbone('A0', base=BASE)
+
+
+def test_necks_and_heads_have_a_base_too():
+    """mmdet gives its heads train_cfg and test_cfg, and a RPN num_classes, beside the config that is theirs."""
+    detector = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    detector.backbone = dict(type='mmdet.ResNet', depth=18, base_channels=8)
+    detector.neck.update(in_channels=[8, 16, 32, 64], out_channels=8)
+    detector.rpn_head.update(in_channels=8, feat_channels=8)
+    detector.roi_head.bbox_roi_extractor.out_channels = 8
+    detector.roi_head.bbox_head.update(type='ConvFCBBoxHead', num_shared_convs=1, in_channels=8, conv_out_channels=8)
+    for parent, part in ((detector, 'neck'), (detector, 'rpn_head'), (detector.roi_head, 'bbox_head')):
+        parent[part] = dict(type='mmpretrain.ODBBBackbone', base=parent[part])
+    with MODELS.switch_scope_and_registry('mmdet') as registry:
+        model = registry.build(detector)
+    names = [*(f'neck.fpn_convs.{i}.conv' for i in range(4)), 'rpn_head.rpn_conv']
+    assert [*find_blocks(model)] == [*names, 'roi_head.bbox_head.shared_convs.0.conv']
+    assert model.rpn_head.num_classes == 1 and model.rpn_head.test_cfg.nms_pre == 1000
+    assert sum(map(torch.Tensor.sum, model.loss(torch.randn(1, 3, 128, 128), samples())['loss_rpn_cls'])).isfinite()
+
+
+class Head(BaseModule):
+    """Predictions with a start of their own, as mmdet's heads have them."""
+
+    def __init__(self, override):
+        super().__init__(dict(type='Normal', layer='Conv2d', std=0.01, override=override))
+        self.feature, self.cls = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+
+
+PRIOR = dict(type='Normal', name='cls', std=0.01, bias_prob=0.01)
+
+
+@pytest.mark.parametrize('override', [PRIOR, [PRIOR, dict(type='Normal', name='feature', std=1)]], ids=['one', 'list'])
+def test_what_an_init_cfg_starts_in_its_own_way_stays_plain_and_starts_so(override):
+    rest = ['feature'] if override is PRIOR else ['net']
+    model = to_odbb(nn.ModuleDict(dict(head=Head(override), net=nn.Conv2d(3, 3, 3))))
+    model['head'].init_weights()
+    assert {name.split('.')[-1] for name in find_blocks(model)} == {'net', *rest}
+    assert model['head'].cls.bias.mean().item() == pytest.approx(-4.595, abs=1e-3)  # log(0.01 / 0.99)
+
+
+def samples():
+    """One image of 128 pixels with one box."""
+    sample = DetDataSample(metainfo=dict(img_shape=(128, 128), batch_input_shape=(128, 128), pad_shape=(128, 128)))
+    sample.gt_instances = InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 40]]), labels=torch.tensor([1]))
+    return [sample]
+
+
+def test_what_no_base_takes_is_one_sentence():
+    with pytest.raises(ValueError, match=r'builds no backbone: .*archh'):
+        ODBBBackbone(base=BASE, archh='A0')
 
 
 def test_no_base_is_as_none_at_all():

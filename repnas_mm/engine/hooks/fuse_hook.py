@@ -68,6 +68,8 @@ class FuseHook(SafeLoadHook):
                 f'Fused model (differs from the unfused by {fused.difference:.1e} of its largest output) saved to '
                 f'{path}'
             )
+            if fused.new_biases:
+                runner.logger.info(fused.note_on_biases())
 
     def _fuse(self, runner, path: Path, trained: bool = True) -> Fused | None:
         """Write a fused copy of the model and its config; None on ranks other than the main one."""

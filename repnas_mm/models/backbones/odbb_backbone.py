@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 
 from mmengine.model import Sequential
 from mmengine.registry import MODELS
@@ -73,8 +74,9 @@ class ODBBBackbone(BaseBackbone):
         deploy (bool): Build the fused network; genotype and share_weights then do not matter. Defaults to False.
         add_ppf (bool): Pool pyramids behind the last stage, as RepVGG does for YOLOX-PAI. Defaults to False.
         conv_cfg (None): As RepVGG's; a block has convolutions of its own.
-        base (dict, optional): Config of another backbone, instead of ``arch``. Of the other arguments only genotype,
-            share_weights, norm_cfg, with_cp and deploy go with it; the rest, init_cfg too, belongs into ``base``.
+        base (dict, optional): Config of another backbone, neck or head, instead of ``arch``. Of the other arguments
+            only genotype, share_weights, norm_cfg, with_cp and deploy go with it; the rest, init_cfg too, belongs into
+            ``base``, where also goes what is no argument of this class, such as a head's ``test_cfg``.
         init_cfg (dict | list[dict], optional): Defaults to None: blocks initialize themselves as RepVGG's do.
 
     Shapes:
@@ -114,13 +116,17 @@ class ODBBBackbone(BaseBackbone):
     def __new__(cls, *args, base: dict | None = None, **kwargs):
         if base is None:
             return super().__new__(cls)
-        if args or (unknown := sorted(kwargs.keys() - {'genotype', 'share_weights', 'norm_cfg', 'with_cp', 'deploy'})):
+        own, of_blocks = (signature(function).parameters.keys() for function in (cls.__init__, _convert))
+        others = kwargs.keys() - of_blocks
+        if args or (unknown := sorted(others & own)):
             raise ValueError(
                 f"ODBBBackbone takes '{'arch' if args else unknown[0]}' or base, not both; put what the backbone "
                 'itself needs into base.'
             )
+        # what a detector gives its heads besides their config: train_cfg, test_cfg, num_classes
+        given = {name: kwargs.pop(name) for name in others}
         with explain_errors(f'base={quote(base)} builds no backbone'):
-            backbone = MODELS.build(base)
+            backbone = MODELS.build({**base, **given})
         return _convert(backbone, **kwargs)
 
     def __init__(
