@@ -16,6 +16,8 @@ from repnas_mm.engine.fusing import fuse_checked, max_difference, network_output
 from repnas_mm.search import Genotype, find_blocks
 
 CONV = dict(type='ODBBConv2d')
+#: Side of the images, in pixels
+SIZE = 96
 
 
 def use_conv_cfg(*parts):
@@ -30,11 +32,6 @@ def use_base(model):
     model.backbone = dict(type='mmpretrain.ODBBBackbone', base=model.backbone)
 
 
-def both(model):
-    use_base(model)
-    model.neck.conv_cfg = CONV
-
-
 # config -> (what turns it ODBB, blocks in it)
 CONFIGS = {
     'mmpretrain::resnet/resnet18_8xb32_in1k.py': (use_conv_cfg('backbone'), 17),
@@ -42,10 +39,8 @@ CONFIGS = {
     'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py': (use_conv_cfg('backbone'), 18),
     'mmpretrain::vgg/vgg11bn_8xb32_in1k.py': (use_conv_cfg('backbone'), 8),
     'mmpretrain::efficientnet/efficientnet-b0_8xb32_in1k.py': (use_base, 17),
-    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py': (use_conv_cfg('backbone', 'neck'), 21),
     'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py': (use_conv_cfg('backbone', 'neck', 'bbox_head'), 30),
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': (use_conv_cfg('backbone', 'neck', 'bbox_head'), 17),
-    'mmdet::ssd/ssd300_coco.py': (both, 18),
 }
 
 
@@ -56,19 +51,18 @@ def data(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i in range(8):
         imwrite(rng.integers(0, 255, (80, 80, 3), dtype=np.uint8), str(root / 'images' / f'{i % 2}' / f'{i}.png'))
-    write_coco_digits(root / 'coco', num_train=4, num_val=2, image_size=96)
+    write_coco_digits(root / 'coco', num_train=4, num_val=2, image_size=SIZE)
     return root
 
 
 def shrink(cfg, data, work_dir):
     """Two iterations on tiny data; what remains of the stock config is the model and the optimizer."""
     scope = cfg.default_scope
-    size = image_size(cfg)
     if scope == 'mmdet':
         pipeline = [
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True),
-            dict(type='Resize', scale=(size, size)),
+            dict(type='Resize', scale=(SIZE, SIZE)),
             dict(type='PackDetInputs'),
         ]
         dataset = dict(
@@ -81,7 +75,7 @@ def shrink(cfg, data, work_dir):
         )
         collate = 'pseudo_collate'
     else:
-        pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=size), dict(type='PackInputs')]
+        pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=SIZE), dict(type='PackInputs')]
         dataset = dict(type='CustomDataset', data_root=str(data / 'images'), pipeline=pipeline)
         collate = 'default_collate'
     cfg.train_dataloader = dict(
@@ -105,11 +99,6 @@ def shrink(cfg, data, work_dir):
         cfg.model.neck = dict(type='GlobalAveragePooling')
         cfg.model.head = dict(type='LinearClsHead', num_classes=2, in_channels=512)
     drop_pretrained(cfg.model)
-
-
-def image_size(cfg):
-    """The smallest that suits the network, whose last feature map (SSD) may fix it."""
-    return 300 if 'ssd' in cfg.filename else 96
 
 
 def drop_pretrained(node):
