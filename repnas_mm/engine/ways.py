@@ -60,7 +60,7 @@ def build(cfg: Config, model: dict | None = None) -> nn.Module:
 
 
 class Reached(NamedTuple):
-    """What of a part of the model one of the ways makes blocks."""
+    """Blocks that a way makes in one part of the model, and the layers whose setting makes them."""
 
     blocks: int
     #: Keys that lead from the model's config to each layer that gets the setting
