@@ -228,34 +228,30 @@ def _text(cfg, data):
     resize = dict(type='Resize', scale=(SIZE, SIZE), keep_ratio=True)
     keys = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')
     pack = dict(type='PackTextDetInputs', meta_keys=keys)
-    train, val = (
-        dict(
-            type='OCRDataset',
-            data_root=str(data),
-            ann_file=f'text/{split}.json',
-            data_prefix=dict(img_path=''),
-            pipeline=pipeline,
-        )
-        for split, pipeline in (
-            (TRAIN, [load, annotations, resize, pack]),
-            (VAL, [load, resize, annotations, pack]),
-        )
-    )
-    return train, dict(val, test_mode=True), dict(type='HmeanIOUMetric')
+    pipelines = [load, annotations, resize, pack], [load, resize, annotations, pack]
+    return *_ocr_datasets(data, 'text', *pipelines), dict(type='HmeanIOUMetric')
 
 
 def _words(cfg, data):
+    pipelines = (
+        [step for step in pipeline if 'Aug' not in step['type'] and 'Apply' not in step['type']]
+        for pipeline in (cfg.train_pipeline, cfg.test_pipeline)
+    )
+    return *_ocr_datasets(data, 'words', *pipelines), dict(type='CharMetric')
+
+
+def _ocr_datasets(data, kind, train_pipeline, val_pipeline):
     train, val = (
         dict(
             type='OCRDataset',
             data_root=str(data),
-            ann_file=f'words/{split}.json',
+            ann_file=f'{kind}/{split}.json',
             data_prefix=dict(img_path=''),
-            pipeline=[step for step in pipeline if 'Aug' not in step['type'] and 'Apply' not in step['type']],
+            pipeline=pipeline,
         )
-        for split, pipeline in ((TRAIN, cfg.train_pipeline), (VAL, cfg.test_pipeline))
+        for split, pipeline in ((TRAIN, train_pipeline), (VAL, val_pipeline))
     )
-    return train, dict(val, test_mode=True), dict(type='CharMetric')
+    return train, dict(val, test_mode=True)
 
 
 _TASKS = dict(
