@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import quote
 from ..models.odbb import ODBBlock
-from ..models.start import let_skip_lead, start_as_mean
+from ..models.start import let_skip_lead, silence_inactive, start_as_mean
 from ..models.warm_start import MAIN_BRANCH
 from ..search.block import Block, find_blocks
 from ..search.branch_search import BranchSearch
@@ -262,9 +262,12 @@ class Shrink:
 
 
 def start_shrinking(search: ShrinkSearch) -> None:
-    """Make the blocks compute what the search starts with, and let their skips lead."""
+    """Make the blocks compute what the search starts with; of branches that nothing was loaded into, let skips lead."""
+    blocks = search.all_blocks().values()
+    for block in blocks:
+        silence_inactive(block)
     search.apply(search.best())
-    for block in search.all_blocks().values():
+    for block in blocks:
         let_skip_lead(block)
 
 

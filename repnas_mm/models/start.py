@@ -42,5 +42,17 @@ def start_as_mean(block) -> None:
             branch.norm.weight.fill_(1 / len(block.branches))
 
 
+@torch.no_grad()
+def silence_inactive(block) -> None:
+    """Set γ and β of all inactive branches to 0, in place: once they are active, the block still computes the same.
+
+    So that what has left in an earlier search, and is in `kxk` since, does not count twice in the next one.
+    """
+    for name in block.branches.keys() - set(block.active_branches):
+        norm = block.branches[name].norm
+        norm.weight.zero_()
+        norm.bias.zero_()
+
+
 def _is_reset(block) -> bool:
     return not block.loaded and all((branch.norm.weight == 1).all() for branch in block.branches.values())

@@ -334,3 +334,24 @@ def test_a_config_of_before_that_shared_weights_is_told_so(small_cfg, run, resum
 def test_a_state_from_before_there_were_strategies_is_one_of_sample():
     state = dict(search={}, alpha_optimizer={}, genotype=None, logged=None)
     assert read_search_state(dict(repnas=state), 'sample') == dict(state, strategy='sample', learning=None)
+
+
+@pytest.mark.parametrize('epoch', [1, 6], ids=['before the cut', 'behind it'])
+def test_a_new_search_starts_from_what_a_checkpoint_computes(shrink_cfg, run, epoch, tmp_path):
+    first = run(shrink_cfg)
+    checkpoint = f'{first.work_dir}/epoch_{epoch}.pth'
+    images = torch.rand(4, 1, 8, 8)
+
+    class Compare(Hook):
+        priority = 'VERY_LOW'
+
+        def before_train_epoch(self, runner):
+            if runner.epoch == 0:
+                loaded = build_model(shrink_cfg, load_file(checkpoint)).eval()
+                network = runner.model.eval()
+                assert count(active(network)) == 25
+                torch.testing.assert_close(network(images), loaded(images))
+                network.train()
+
+    shrink_cfg.load_from, shrink_cfg.work_dir = checkpoint, str(tmp_path / 'again')
+    run(shrink_cfg, Compare())
