@@ -1,6 +1,5 @@
 """The state of a search over a model's blocks: `BranchSearch` draws, keeps and ends with (Algorithm 1)."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import is_positive, quote
 from .block import Block
-from .memory import BlockMemory, parse_bytes
+from .memory import BlockMemory, Input, parse_bytes, values
 from .sampler import keep_memory, keep_number, logistic_noise
 from .space import check_num_branches
 
@@ -85,13 +84,18 @@ class BranchSearch:
         """Return True as long as the memory constraint has not seen the shapes of a batch."""
         return self.memory is not None and self.block_memory is None
 
-    def set_input_shapes(
-        self, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]], genotype: np.ndarray | None = None
-    ) -> None:
+    def is_larger(self, inputs: Mapping[str, Sequence[Input]]) -> bool:
+        """Return True if more arrives at a block than the memory constraint knows of."""
+        if self.block_memory is None:
+            return False
+        known = zip(self.blocks, self.block_memory.inputs)
+        return any(values(inputs.get(name, ())) > values(calls) for name, calls in known)
+
+    def set_input_shapes(self, inputs: Mapping[str, Sequence[Input]], genotype: np.ndarray | None = None) -> None:
         """Tell the memory constraint what arrives at the blocks, of which it remembers the largest.
 
         Args:
-            inputs: Block name -> (shape, dtype) of its input.
+            inputs: Block name -> what it gets in an iteration, call by call.
             genotype: Mask, once it is frozen; its blocks recompute from now on if they must (`genotype_bytes`).
 
         Raises:
@@ -99,12 +103,11 @@ class BranchSearch:
                 later in the run.
         """
         assert self.memory is not None, 'needs_input_shapes comes first'
-        new = [inputs[name] for name in self.blocks]
+        new = [list(inputs[name]) for name in self.blocks]
         if self.block_memory is None:
             self.block_memory = BlockMemory(list(self.blocks.values()), new)
         else:
-            old = self.block_memory.inputs
-            self.block_memory.inputs = [max(pair, key=lambda known: math.prod(known[0])) for pair in zip(old, new)]
+            self.block_memory.inputs = [max(pair, key=values) for pair in zip(self.block_memory.inputs, new)]
         if genotype is None:
             self._check_memory()
             return
@@ -197,7 +200,7 @@ class BranchSearch:
         self.generator.set_state(state['generator'].cpu())
         if state['inputs'] is not None and self.memory is not None:
             self.set_input_shapes(
-                {name: (tuple(shape), dtype) for name, (shape, dtype) in zip(self.blocks, state['inputs'])},
+                dict(zip(self.blocks, state['inputs'])),
                 None if genotype is None else np.array(genotype),
             )
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 
 import torch
@@ -13,6 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..checks import quote
+
+#: (shape, dtype) of what a block gets in a call
+Input = tuple[tuple[int, ...], torch.dtype]
 
 _UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30}
 
@@ -88,16 +91,24 @@ class BlockMemory:
 
     Args:
         blocks: The searched blocks.
-        inputs: (shape, dtype) of each block's input.
+        inputs: What each block gets in an iteration, call by call: a head that several levels of a neck share has many.
     """
 
-    def __init__(self, blocks: list[nn.Module], inputs: list[tuple[tuple[int, ...], torch.dtype]]):
+    def __init__(self, blocks: list[nn.Module], inputs: list[Sequence[Input]]):
         self.blocks, self.inputs = blocks, inputs
         self._cache: dict[tuple, int] = {}
 
     def __call__(self, block_id: int, kept: tuple[int, ...]) -> int:
-        block, (shape, dtype) = self.blocks[block_id], self.inputs[block_id]
+        block = self.blocks[block_id]
+        return sum(self._call_bytes(block, *call, kept) for call in self.inputs[block_id])
+
+    def _call_bytes(self, block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, kept: tuple[int, ...]) -> int:
         key = (repr(block), shape, dtype, kept)
         if key not in self._cache:
             self._cache[key] = block_bytes(block, shape, dtype, kept)
         return self._cache[key]
+
+
+def values(calls: Iterable[Input]) -> int:
+    """Number of values that arrive at a block in these calls."""
+    return sum(math.prod(shape) for shape, _ in calls)

@@ -6,7 +6,7 @@ import pytest
 import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS
-from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.models import ClsDataPreprocessor, ImageClassifier
 
 from repnas_mm.search import find_blocks
 from repnas_mm.search.memory import block_bytes
@@ -86,3 +86,23 @@ def test_a_budget_that_a_frozen_genotype_cannot_keep_is_a_warning(cfg, run, monk
     cfg.custom_hooks[0].memory = 160_000
     monkeypatch.setitem(globals(), 'SIDES', [16] * 7 + [64] * 2)
     assert 'bytes that the frozen branches need for inputs as large as these' in log_of(run(cfg))
+
+
+@MODELS.register_module()
+class TwoViews(ImageClassifier):
+    """A training computes more than a forward without loss, as a detector whose second stage trains on more boxes."""
+
+    def loss(self, inputs, data_samples):
+        views = [super(TwoViews, self).loss(view, data_samples)['loss'] for view in (inputs, inputs.flip(-1))]
+        return dict(loss=sum(views))
+
+
+def test_what_only_a_training_brings_counts_from_the_second_batch_on(small_cfg, run):
+    small_cfg.custom_hooks[0].update(num_branches=None, warmup=0, frozen=1, memory=400_000)
+    small_cfg.model.type = 'TwoViews'
+    small_cfg.train_cfg.update(max_epochs=3, val_interval=100)
+    watch = Bytes()
+    log = log_of(run(small_cfg, watch))
+    assert max(watch.saved[1:]) <= 400_000 < watch.saved[0]
+    assert 'Memory of the blocks measured in iteration 2, on what the last one brought' in log
+    assert log.count('Memory of the blocks measured') == 2

@@ -101,7 +101,7 @@ def test_a_search_keeps_within_its_memory_or_names_it(runner, memory):
     search = attempt(BranchSearch, blocks, memory=memory, names=['memory'])
     if isinstance(search, Refused):
         return
-    inputs = {name: ((2, block.in_channels, 8, 8), torch.float32) for name, block in blocks.items()}
+    inputs = {name: [((2, block.in_channels, 8, 8), torch.float32)] for name, block in blocks.items()}
     if isinstance(attempt(search.set_input_shapes, inputs, names=[f'memory={search.memory}']), Refused):
         return
     masks = search.masks_by_block(search.sample()[0])

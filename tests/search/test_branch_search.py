@@ -14,7 +14,7 @@ from repnas_mm.search import BranchSearch, find_blocks
 from repnas_mm.search.memory import block_bytes
 
 SIZES = {'0': 7, '1': 6, '2': 7}
-INPUTS = {name: ((2, c, 8, 8), torch.float32) for name, c in zip(SIZES, (4, 4, 8))}
+INPUTS = {name: [((2, c, 8, 8), torch.float32)] for name, c in zip(SIZES, (4, 4, 8))}
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -284,7 +284,7 @@ def test_the_state_of_another_network_is_refused(other):
 def bytes_of(net: nn.Module, mask: np.ndarray) -> int:
     """What the kept branches of all blocks save for backward, each block measured afresh."""
     total, start = 0, 0
-    for block, inputs in zip(net, INPUTS.values()):
+    for block, [inputs] in zip(net, INPUTS.values()):
         own = mask[start : start + len(block.candidates)]
         total += block_bytes(block, *inputs, tuple(np.flatnonzero(own).tolist()))
         start += len(block.candidates)
@@ -303,7 +303,7 @@ def costliest_branches(net: nn.Module) -> int:
     """What the network saves with one branch a block, the costliest one."""
     return sum(
         max(block_bytes(block, *inputs, (j,)) for j in range(len(block.candidates)))
-        for block, inputs in zip(net, INPUTS.values())
+        for block, [inputs] in zip(net, INPUTS.values())
     )
 
 
@@ -357,11 +357,12 @@ def test_measuring_leaves_the_network_alone():
 
 def test_the_constraint_remembers_the_largest_inputs_and_a_genotype_recomputes():
     blocks = dict(a=ODBBlock(8, 8), b=ODBBlock(8, 8))
-    small, large = ((4, 8, 16, 16), torch.float32), ((4, 8, 32, 32), torch.float32)
+    small, large = [((4, 8, 16, 16), torch.float32)], [((4, 8, 32, 32), torch.float32)]
     search = BranchSearch(blocks, memory=10**9)
     search.set_input_shapes(dict(a=small, b=large))
     search.set_input_shapes(dict(a=large, b=small))
     assert search.block_memory.inputs == [large, large]
+    assert search.is_larger(dict(a=[], b=5 * small)) and not search.is_larger(dict(b=4 * small))
     everything = np.ones(14, dtype=bool)
     needed = search.genotype_bytes(everything)
     search.memory = needed - 1

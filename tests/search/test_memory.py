@@ -154,7 +154,7 @@ def test_each_block_of_a_model_is_counted_as_itself():
         ODBBConv2d(8, 8, 3),
         ODBBConv2d(8, 8, 3, adaptive_padding=True),
     ]
-    memory = BlockMemory(blocks, [x] * len(blocks))
+    memory = BlockMemory(blocks, [[x]] * len(blocks))
     for _ in range(2):
         for kept in [(0,), (0, 3), (1, 2, 3)]:
             assert [memory(i, kept) for i in range(len(blocks))] == [block_bytes(b, *x, kept) for b in blocks]
@@ -163,5 +163,13 @@ def test_each_block_of_a_model_is_counted_as_itself():
 def test_a_recomputed_block_is_not_taken_for_one_that_is_not():
     x = ((4, 8, 16, 16), torch.float32)
     blocks = [ODBBlock(8, 8), ODBBlock(8, 8, with_cp=True)]
-    memory = BlockMemory(blocks, [x] * 2)
+    memory = BlockMemory(blocks, [[x]] * 2)
     assert [memory(i, (0, 1)) for i in range(2)] == [block_bytes(b, *x, (0, 1)) for b in blocks]
+
+
+def test_a_block_that_is_called_several_times_saves_for_each_call():
+    block, levels = ODBBlock(8, 8), [((2, 8, side, side), torch.float32) for side in (32, 16, 16, 8)]
+    inputs = [torch.rand(shape) for shape, _ in levels]
+    memory = BlockMemory([block], [levels])
+    expected = sum(really_saved(block, x, (0, 1)) for x in inputs)
+    assert memory(0, (0, 1)) == pytest.approx(expected, rel=0.01, abs=64)

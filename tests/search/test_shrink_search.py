@@ -14,7 +14,7 @@ def make_search(num_branches=None, memory=None, block=ODBBlock, kinds=tuple(BRAN
     blocks = {name: block(4, 4, share_weights=False) for name in ('a', 'b', 'c')}
     search = ShrinkSearch(blocks, num_branches, memory, 'kxk', kinds)
     if memory is not None:
-        search.set_input_shapes({name: ((2, 4, 8, 8), torch.float32) for name in blocks})
+        search.set_input_shapes({name: [((2, 4, 8, 8), torch.float32)] for name in blocks})
     return search
 
 

@@ -134,7 +134,9 @@ def _phases(cfg: Config, model: nn.Module, images: Tensor, batch_size: int, draw
     if search.needs_input_shapes():
         with torch.no_grad():
             inputs = input_shapes(blocks, lambda: forward_sum(model, images))
-        search.set_input_shapes({name: ((batch_size, *shape[1:]), dtype) for name, (shape, dtype) in inputs.items()})
+        search.set_input_shapes(
+            {name: [((batch_size, *shape[1:]), dtype) for shape, dtype in calls] for name, calls in inputs.items()}
+        )
     sampled = [lambda: search.apply(*search.sample())]
     if not shrinks:
         return [(1.0, sampled * draws)]
