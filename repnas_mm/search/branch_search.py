@@ -103,7 +103,7 @@ class BranchSearch:
                 later in the run.
         """
         assert self.memory is not None, 'needs_input_shapes comes first'
-        new = [list(inputs[name]) for name in self.blocks]
+        new = [inputs[name] for name in self.blocks]
         if self.block_memory is None:
             self.block_memory = BlockMemory(list(self.blocks.values()), new)
         else:
