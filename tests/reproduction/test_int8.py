@@ -9,7 +9,7 @@ from repnas_mm.engine.checkpoint import save_fused, save_model
 from repnas_mm.engine.fusing import fuse_model
 from repnas_mm.search import find_blocks
 from reproduction import SCALES
-from reproduction.items import int8
+from reproduction.items import int8, int8_vgg16
 
 from pretended import CONFIGS, check_options  # isort: skip
 
@@ -60,4 +60,14 @@ def test_a_row_a_network(network, fake_lab, monkeypatch):
     assert row['largest weight from'].startswith('skip 37') and row['largest weight ÷ rms'] > 3
     assert set(report.figures) == {''}
     for training in lab.asked:
+        check_options(training)
+
+
+@pytest.mark.parametrize('scale', ['digits', 'fashion'])
+def test_vgg16_has_the_trainings_of_table_3(scale, monkeypatch):
+    monkeypatch.setattr(int8_vgg16, 'quantized', lambda _, trainings, *names: trainings)
+    trainings = int8_vgg16.make(None, SCALES[scale], [0, 1])
+    assert [t.name for t in trainings['odbb']] == [f'vgg16_odbb_{scale}-c39-seed{seed}' for seed in (0, 1)]
+    assert [*trainings] == ['plain', 'acb', 'dbb', 'repvgg', 'odbb']
+    for training in sum(trainings.values(), []):
         check_options(training)

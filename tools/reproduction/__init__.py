@@ -18,6 +18,7 @@ ITEMS = {
     'deep': 'deep',
     'controls': 'controls',
     'int8': 'int8',
+    'int8-vgg16': 'int8_vgg16',
 }
 
 __all__ = ['ITEMS', 'SCALES', 'Lab']

@@ -69,7 +69,7 @@ SCALES = {
     for scale in (
         Scale(
             'digits',
-            items=('table2', 'table3', 'table5', *SEARCHES, *ABLATIONS, 'deep', 'controls', 'int8'),
+            items=('table2', 'table3', 'table5', *SEARCHES, *ABLATIONS, 'deep', 'controls', 'int8', 'int8-vgg16'),
             seeds=1,
             image_size=32,
             base_channels=8,
@@ -84,7 +84,7 @@ SCALES = {
         ),
         Scale(
             'fashion',
-            items=('table2', 'table3', *SEARCHES, *ABLATIONS, 'schedule', 'deep', 'controls', 'int8'),
+            items=('table2', 'table3', *SEARCHES, *ABLATIONS, 'schedule', 'deep', 'controls', 'int8', 'int8-vgg16'),
             seeds=3,
             image_size=32,
             base_channels=8,

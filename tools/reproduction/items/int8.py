@@ -1,4 +1,4 @@
-"""The deep networks in 8 bits: what they lose, what mends it, and where the outliers among their weights come from."""
+"""Networks in 8 bits: what they lose, what mends it, and where the outliers among their weights come from."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from ..data import place_data
 from ..lab import Lab
 from ..scales import Scale
 from ..shared_trainings import ACCURACY, network
+from ..training import Training
 from .deep import HAND_MADE
 
 IMAGES = 512
@@ -34,8 +35,18 @@ COARSE = (f'{BITS}-bit weights per tensor', f'{BITS}-bit weights per tensor, equ
 
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
-    """Train every row with every seed, as the item ``deep`` does, and quantize it."""
+    """Quantize the networks of the item ``deep``."""
     trainings = {m: [network(scale.deep.format(m), s) for s in seeds] for m in ('odbb', *HAND_MADE)}
+    return quantized(lab, trainings, 'int8', f'The networks of 40 layers in 8 bits, {scale.name}')
+
+
+def quantized(lab: Lab, trainings: Mapping[str, Sequence[Training]], name: str, title: str) -> Report:
+    """Train every row with every seed and quantize it.
+
+    Args:
+        trainings: Block -> trainings that differ in the seed.
+        name, title: Of the report.
+    """
     results = lab.run(t for group in trainings.values() for t in group)
     rows, peaks = [], {}
     for method, group in trainings.items():
@@ -53,18 +64,18 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
             equalized = deepcopy(model)
             equalize(equalized, torch.from_numpy(batches[0]))
             scores.append(top1_of_files(cfg, model, equalized, batches))
-            coarse = {name: with_coarse_weights(m) for name, m in zip(COARSE, (model, equalized))}
-            scores[-1] |= {name: metrics[ACCURACY] for name, metrics in int8.metrics(cfg, coarse).items()}
-            lab.log(f'{training.name}: {", ".join(f"{n} {score:.2f}" for n, score in scores[-1].items())}')
+            coarse = {form: with_coarse_weights(m) for form, m in zip(COARSE, (model, equalized))}
+            scores[-1] |= {form: metrics[ACCURACY] for form, metrics in int8.metrics(cfg, coarse).items()}
+            lab.log(f'{training.name}: {", ".join(f"{form} {score:.2f}" for form, score in scores[-1].items())}')
         rows.append(
-            {'block': method, 'seeds': len(seeds)}
-            | {f'{name}: top-1 (%)': Mean(tuple(score[name] for score in scores)) for name in (*FILES, *COARSE)}
+            {'block': method, 'seeds': len(group)}
+            | {f'{form}: top-1 (%)': Mean(tuple(score[form] for score in scores)) for form in (*FILES, *COARSE)}
             | {'largest weight ÷ rms': float(np.median(peaks[method][0]))}
-            | {'largest weight from': ', '.join(f'{name} {count}' for name, count in outliers.most_common(3))}
+            | {'largest weight from': ', '.join(f'{branch} {count}' for branch, count in outliers.most_common(3))}
         )
     return Report(
-        'int8',
-        f'The networks of 40 layers in 8 bits, {scale.name}',
+        name,
+        title,
         rows,
         {'': plot_peaks(peaks)},
         [
