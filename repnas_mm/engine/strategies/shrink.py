@@ -1,149 +1,31 @@
-"""The two ways to search: `Shrink` trains many branches and cuts once; `Sample`, Algorithm 1, draws them.
+"""`Shrink`: all candidates train, then the lowest-ranked leave at once, and the others absorb what they computed."""
 
-What differs between them is here, behind one protocol; the schedule that is common is `RepNASHook`.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import quote
-from ..models.odbb import ODBBlock
-from ..models.start import let_skip_lead, silence_inactive, start_as_mean
-from ..models.warm_start import MAIN_BRANCH
-from ..search.block import Block, find_blocks
-from ..search.branch_search import BranchSearch
-from ..search.shrink import ShrinkSearch
-from ..search.space import BRANCHES
-from .absorbing import absorb_in_next_forward, absorbing
-from .alpha_optimizer import AlphaOptimizer
-from .fusing import output_of
-from .gate_descent import GateDescent
-from .phases import Phases
-from .recalibrate import gather_statistics, restart_statistics
-from .runner_models import final_models
-from .training_batches import training_inputs
+from ...checks import quote
+from ...models.start import let_skip_lead, silence_inactive
+from ...models.warm_start import MAIN_BRANCH
+from ...search.block import Block, find_blocks
+from ...search.branch_search import BranchSearch
+from ...search.shrink import ShrinkSearch
+from ...search.space import BRANCHES
+from ..absorbing import absorb_in_next_forward, absorbing
+from ..alpha_optimizer import AlphaOptimizer
+from ..fusing import output_of
+from ..gate_descent import GateDescent
+from ..phases import Phases
+from ..runner_models import final_models
+from ..training_batches import training_inputs
+from .protocol import PAPER_OPTIMIZER
 
-#: α's optimizer in Algorithm 1
-PAPER_OPTIMIZER = dict(type='Adam', lr=1e-4, betas=(0.5, 0.999))
 #: What `Shrink` starts with: without the two branches of two operations in a row, whose steps cost more than those of
 #: all others together, and without which the search on 40 layers ended no worse (docs/reproduce.md, Deep networks)
 CANDIDATES = ('1x1', 'kxk', '1xk', 'kx1', 'skip')
-
-
-class Strategy(Protocol):
-    """The part of a search that `RepNASHook` leaves to a strategy; `BranchSearch` and `AlphaOptimizer` hold state."""
-
-    phases: Phases
-    #: True if BN statistics of the search are those of a mixture of networks, which fit none of them
-    mixes_statistics: bool
-
-    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> BranchSearch:
-        """Make the state of a search over ``blocks``, or raise a ValueError if they do not suit it."""
-
-    def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
-        """Make all state; this early, before the runner loads anything."""
-
-    def start(self, runner) -> None:
-        """Begin a training that resumes nothing, once everything is loaded."""
-
-    def learning(self, runner) -> tuple[int, int]:
-        """Numbers of the first iteration in which α learns, by the schedule of this run, and of the first behind it."""
-
-    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
-        """Begin or continue a training whose genotype is still to come, once everything is loaded.
-
-        Args:
-            learning: What `learning` was in the run that wrote the checkpoint.
-
-        Raises:
-            ValueError: if the schedule has changed since, in a way in which that search cannot end well.
-        """
-
-    def learns(self, runner) -> bool:
-        """Return True if α moves in this iteration."""
-
-    def draw(self, runner) -> tuple[np.ndarray, Tensor | None]:
-        """Mask of the branches for this iteration, and ζ if α is to get gradients."""
-
-    def freeze(self, runner, data_batch) -> np.ndarray:
-        """End the search in front of this iteration; mask of the genotype."""
-
-    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
-        """Do to a copy of the runner's model what the end of the search will."""
-
-
-class Sample:
-    """Algorithm 1: other branches in every iteration, by α and noise.
-
-    Args:
-        warmup, frozen, num_branches, memory, temperature, alpha_optimizer, candidates: As `RepNASHook`.
-    """
-
-    mixes_statistics = True
-
-    def __init__(self, warmup, frozen, num_branches, memory, temperature, alpha_optimizer: dict, candidates=None):
-        if candidates is not None:
-            raise ValueError(
-                "candidates belongs to strategy='shrink'; Algorithm 1 draws from all. Remove it, or set "
-                "strategy='shrink'."
-            )
-        self.phases = Phases(warmup, 0 if frozen is None else frozen)
-        self.constraint, self.temperature = (num_branches, memory), temperature
-        self.alpha_optimizer_cfg = alpha_optimizer
-
-    def new_search(self, blocks: Mapping[str, Block], seed: int = 0) -> BranchSearch:
-        return BranchSearch(blocks, *self.constraint, self.temperature, seed)
-
-    def build(self, blocks: Mapping[str, Block], runner) -> tuple[BranchSearch, AlphaOptimizer]:
-        if runner.cfg.get('compile'):
-            raise ValueError(
-                "strategy='sample' draws other branches in every iteration, and torch.compile would compile each draw "
-                "anew; remove compile from the config, or search with strategy='shrink'."
-            )
-        self.search = self.new_search(blocks, runner.seed or 0)
-        alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
-        start, end = self.phases.search_span(runner)
-        alpha_optimizer.warn_if_too_slow(end - start, runner.logger)
-        self.alpha_optimizer = alpha_optimizer
-        return self.search, alpha_optimizer
-
-    def start(self, runner) -> None:
-        for block in self.search.all_blocks().values():
-            if isinstance(block, ODBBlock):
-                start_as_mean(block)  # an initialization may have set γ past `ODBBlock.apply`
-
-    def learning(self, runner) -> tuple[int, int]:
-        return self.phases.search_span(runner)
-
-    def go_on(self, runner, learning: tuple[int, int] | None) -> None:
-        _, end = self.learning(runner)
-        if runner.iter >= end and not self.alpha_optimizer.has_stepped:
-            raise ValueError(
-                f'The run goes on at iteration {runner.iter} with alpha as it was initialized, and its search phase '
-                f'would end at {end}; train longer, or shorten frozen.'
-            )
-
-    def learns(self, runner) -> bool:
-        return self.phases.now(runner) == 'search'
-
-    def draw(self, runner) -> tuple[np.ndarray, Tensor | None]:
-        mask, noise = self.search.sample()
-        return mask, noise if self.learns(runner) else None
-
-    def freeze(self, runner, data_batch) -> np.ndarray:
-        genotype = self.search.best()
-        self.search.apply(genotype)
-        restart_statistics(runner.model)
-        runner.logger.info(f'Genotype frozen: {np.count_nonzero(genotype)} branches; BN statistics start anew.')
-        return genotype
-
-    def rehearse(self, runner, model: nn.Module, data_batch) -> None:
-        gather_statistics(model, [data_batch])  # as for a validation, and in the end without a frozen phase
 
 
 class Shrink:
@@ -295,13 +177,3 @@ def _checked(candidates: Sequence[str]) -> tuple[str, ...]:
             f'{quote(candidates)}; known branches are {", ".join(BRANCHES)}.'
         )
     return names
-
-
-STRATEGIES: dict[str, Callable[..., Strategy]] = dict(shrink=Shrink, sample=Sample)
-
-
-def build_strategy(name: str, *args) -> Strategy:
-    """Build the strategy with this name from the arguments of `Sample`."""
-    if not isinstance(name, str) or name not in STRATEGIES:
-        raise ValueError(f'Unknown strategy {quote(name)} of RepNASHook; known are {", ".join(STRATEGIES)}.')
-    return STRATEGIES[name](*args)
