@@ -113,6 +113,7 @@ class RepNASHook(SafeLoadHook):
         self._mask = np.empty(0, dtype=bool)
         self._noise: Tensor | None = None
         self._sample_next = True
+        self._alpha_is_new = False  # since its last picture
         self._best: np.ndarray | None = None  # while a validation runs
         self._genotype: np.ndarray | None = None  # once it is frozen
         self._log, self._log_interval = SearchLog(), 0
@@ -219,14 +220,17 @@ class RepNASHook(SafeLoadHook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Step α where the model stepped, and report."""
         self._uncompiled.close()
-        if self.alpha_optimizer.finish_iter(update=self._genotype is None and self.strategy.learns(runner)):
+        learns = self._genotype is None and self.strategy.learns(runner)
+        if self.alpha_optimizer.finish_iter(update=learns):
             self._sample_next = True
+            self._alpha_is_new |= learns
             copy_to_waiting_averages(runner, self.search.blocks)
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
             self._log.report(runner, self.search, self.phase(runner), self._mask, self.best())
-        if last:
+        if last and self._alpha_is_new:
             self._log.plot_alpha(runner, self.search)
+            self._alpha_is_new = False
 
     def _look(self, runner, inputs) -> None:
         if self._inputs.look(runner, inputs, self._genotype) and self._genotype is None:
