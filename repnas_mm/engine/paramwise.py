@@ -3,9 +3,9 @@
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
 from ..search.block import is_convolution_block
+from .param_groups import made_by_default
 from .runner_models import unwrap
 
 
@@ -17,14 +17,10 @@ def reach_blocks(runner) -> None:
     Raises:
         ValueError: if a custom key names the weight of a convolution that is a block, and so nothing.
     """
-    cfg = runner.cfg.get('optim_wrapper') or {}
-    options = cfg.get('paramwise_cfg') or {}
-    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-    if (
-        not isinstance(optimizer, Optimizer)
-        or cfg.get('constructor', 'DefaultOptimWrapperConstructor') != 'DefaultOptimWrapperConstructor'
-    ):
+    optimizer = made_by_default(runner)
+    if optimizer is None:
         return
+    options = (runner.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
     keys, factor = options.get('custom_keys', {}), options.get('dwconv_decay_mult')
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group['params']}
     # one that was a block when the optimizer was built may be plain now

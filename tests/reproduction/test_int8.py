@@ -69,5 +69,6 @@ def test_vgg16_has_the_trainings_of_table_3(scale, monkeypatch):
     trainings = int8_vgg16.make(None, SCALES[scale], [0, 1])
     assert [t.name for t in trainings['odbb']] == [f'vgg16_odbb_{scale}-c39-seed{seed}' for seed in (0, 1)]
     assert [*trainings] == ['plain', 'acb', 'dbb', 'repvgg', 'odbb']
-    for training in sum(trainings.values(), []):
-        check_options(training)
+    for group in trainings.values():
+        for training in group:
+            check_options(training)

@@ -23,6 +23,7 @@ from ..checkpoint import run_meta
 from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT
 from ..input_watch import InputWatch
+from ..param_groups import merge_groups
 from ..recalibrate import recalibrate
 from ..rehearsal import rehearsal
 from ..runner_models import (
@@ -154,6 +155,7 @@ class RepNASHook(SafeLoadHook):
         check_unused_parameters(runner.model)
         warn_of_untrained(blocks, runner)
         self._search, self._alpha_optimizer = self.strategy.build(blocks, runner)
+        merge_groups(runner)
         self._search.copies = find_followers(runner, blocks)
         self._inputs = InputWatch(self._search)
         runner.logger.info('\n'.join(summary(unwrap(runner.model), blocks.values())))
