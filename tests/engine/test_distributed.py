@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
 
 from repnas_mm.engine.checkpoint import load_file
 from repnas_mm.search import Genotype
@@ -95,8 +97,16 @@ def test_a_search_on_two_ranks_leaves_what_others_leave(cfg, tmp_path):
     assert (tmp_path / 'run' / 'fused.pth').exists()
 
 
-def test_without_find_unused_parameters_the_user_is_told(cfg, tmp_path):
-    cfg.find_unused_parameters = False
-    done = train(cfg, tmp_path / 'run', 2)
-    assert done.returncode != 0
-    assert 'set find_unused_parameters=True at the top of the config' in done.stderr
+def test_without_find_unused_parameters_the_user_is_told(small_cfg, run, tmp_path):
+    class Wrap(Hook):
+        priority = 1
+
+        def before_run(self, runner):
+            runner.model = MMDistributedDataParallel(runner.model)
+
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match='set find_unused_parameters=True at the top of the config'):
+            run(small_cfg, Wrap())
+    finally:
+        torch.distributed.destroy_process_group()

@@ -182,8 +182,7 @@ class DroppingHead(MODELS.get('mmpretrain.LinearClsHead')):
         return torch.nn.functional.dropout(super().pre_logits(feats), 0.5, self.training)
 
 
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(('loop', 'workers'), [('epoch', 0), ('iter', 2)])
 def test_a_training_ends_as_one_without(by_chance, by_iter, run, tmp_path, loop, workers):
     cfg = by_iter(by_chance) if loop == 'iter' else by_chance
     if workers:
