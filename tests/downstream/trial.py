@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from repnas_mm.engine import Shrinking
 from repnas_mm.engine.checkpoint import build_model, load_file
+from repnas_mm.engine.describe.ways import best_way, build, go, reach
 from repnas_mm.engine.fusing import fuse_checked, max_difference, network_output
-from repnas_mm.engine.ways import best_way, build, go, reach
 from repnas_mm.models import to_odbb
 from repnas_mm.models.survey import BLOCKS, ELIGIBLE, survey
 from repnas_mm.search import Genotype, find_blocks

@@ -13,9 +13,9 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..checks import error_text, explain_errors
-from ..models import ODBBBackbone
-from ..models.survey import BLOCKS, survey
+from ...checks import error_text, explain_errors
+from ...models import ODBBBackbone
+from ...models.survey import BLOCKS, survey
 
 CONV_CFG = dict(type='ODBBConv2d')
 
