@@ -38,13 +38,18 @@ def costs(cfg: Config, model: nn.Module) -> str:
     for row, cost in zip(rows, active):
         row += [f'× {cost.multiply_adds / stock.multiply_adds:.2f}', f'× {cost.saved / stock.saved:.2f}']
     titles = 'branches', 'num_branches', 'multiply-adds', 'activations'
-    amounts = '-', f'{stock.multiply_adds / 1e6:,.0f} M', f'{stock.saved / 2**20:,.1f} MiB'
+    amounts = '-', f'{_short(stock.multiply_adds / 1e6)} M', f'{_short(stock.saved / 2**20)} MiB'
     note = (
         f'For one image of {image[1]} × {image[2]} pixels, without losses and RoI heads: multiply-adds of the forward, '
         f'activations kept for backward; '
         f'parameters: {stock.parameters / 1e6:.2f} M, {active[0].parameters / 1e6:.2f} M while training.'
     )
     return f'{table([titles, ("none: the fused network", *amounts), *rows])}\n{note}'
+
+
+def _short(number: float) -> str:
+    """Write all digits in front of the point, and two digits at least."""
+    return f'{number:,.0f}' if number >= 10 else f'{number:.2g}'
 
 
 def _image(cfg: Config) -> tuple[int, int, int]:
