@@ -1,10 +1,11 @@
-"""Watch a search: an animation of α and of the branches kept, epoch by epoch, and the latency before and after fusing.
+"""Watch a search: an animation of α and of the branches kept, and the latency before and after fusing.
 
 Runs `configs/odbb_digits.py` on scikit-learn's digits, a minute or two on two CPU cores, and writes
 WORK_DIR/live_search.gif.
 """
 
 import argparse
+from itertools import compress, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from runs import CONFIGS, latency_before_and_after_fusing, load_config, train
 
 CONFIG = CONFIGS / 'odbb_digits.py'
 #: How long a frame and the last one stay, in milliseconds
-FRAME, LAST_FRAME = 200, 4000
+FRAME, LAST_FRAME = 700, 4000
 
 
 class SearchRecorder(Hook):
@@ -51,6 +52,15 @@ class SearchRecorder(Hook):
         names = [branch for branches in search.candidates.values() for branch in branches]
         grid[[[*BRANCHES].index(name) for name in names], search.block_ids] = values
         return grid
+
+
+def changes(frames: list[dict]) -> list[dict]:
+    """Leave out all frames between the first and the last that show what the one before shows."""
+    new = [
+        any(not np.array_equal(frame[key], before[key], equal_nan=True) for key in ('alpha', 'kept'))
+        for before, frame in pairwise(frames[:-1])
+    ]
+    return [frames[0], *compress(frames[1:-1], new), frames[-1]]
 
 
 def animate(frames: list[dict], path: Path, ending: str) -> None:
@@ -90,7 +100,7 @@ def main(argv=None) -> None:
     batch_size = cfg.train_dataloader.batch_size
     unfused, fused = latency_before_and_after_fusing(cfg, batch_size)
     ending = f'{batch_size} images: {unfused:.1f} ms with branches, {fused:.1f} ms fused'
-    animate(watch.frames, args.work_dir / 'live_search.gif', ending)
+    animate(changes(watch.frames), args.work_dir / 'live_search.gif', ending)
     print(f'\n{Genotype.load(args.work_dir / "genotype.json")}\n{ending}\n{args.work_dir / "live_search.gif"}')
 
 
