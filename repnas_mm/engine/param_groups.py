@@ -1,5 +1,6 @@
 """Groups of an optimizer's parameters that differ in nothing, made one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.optim import _ParamScheduler
@@ -41,6 +42,17 @@ def merge_groups(runner) -> None:
         if i != twin:
             groups[twin]['params'] += groups[i]['params']
     groups[:] = [groups[i] for i in kept]
+
+
+def check_same_groups(checkpoint: Mapping, optimizer: Optimizer) -> None:
+    """Raise ValueError if the optimizer of the checkpoint to resume from has other groups than this one."""
+    theirs = [len(group['params']) for group in checkpoint.get('optimizer', {}).get('param_groups', ())]
+    ours = [len(group['params']) for group in optimizer.param_groups]
+    if theirs and theirs != ours:
+        raise ValueError(
+            f"The optimizer of the checkpoint has groups of {theirs[:5]} parameters, this run's has {ours[:5]}; resume "
+            'with the paramwise_cfg and model that it came from, or start from its weights with load_from.'
+        )
 
 
 def _settings(group: dict[str, Any]) -> tuple:

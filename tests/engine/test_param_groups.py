@@ -79,3 +79,10 @@ def test_groups_stay_where_a_scheduler_holds_what_may_be_a_value_for_each(cfg, r
     watch = Rates()
     run(cfg, Odd(), watch)
     assert watch.groups == 79
+
+
+def test_a_resume_with_other_groups_is_refused(cfg, run):
+    run(cfg, stop_after=3)
+    cfg.optim_wrapper.paramwise_cfg.custom_keys.pop('head')
+    with pytest.raises(ValueError, match='resume with the paramwise_cfg and model that it came from'):
+        run(cfg, resume=True)

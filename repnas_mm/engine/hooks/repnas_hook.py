@@ -23,7 +23,7 @@ from ..checkpoint import run_meta
 from ..export import export_search
 from ..fusing import NO_BLOCKS_HINT
 from ..input_watch import InputWatch
-from ..param_groups import merge_groups
+from ..param_groups import check_same_groups, merge_groups
 from ..recalibrate import recalibrate
 from ..rehearsal import rehearsal
 from ..runner_models import (
@@ -297,6 +297,7 @@ class RepNASHook(SafeLoadHook):
         check_searchable(checkpoint, self.search.blocks)
         if runner._resume:
             self._resumed = read_search_state(checkpoint, self.strategy_name)
+            check_same_groups(checkpoint, runner.optim_wrapper.optimizer)
 
     # ---- export ----
 
