@@ -16,13 +16,17 @@ def resume_from(cfg: Config, checkpoint: str | None = None) -> None:
 
     Args:
         cfg: Its work dir is set.
-        checkpoint: Without one, the newest whole checkpoint of the work dir; without any, the run starts anew.
+        checkpoint: Without one, the newest whole checkpoint of the work dir; without any, the run starts anew, from
+            the ``load_from`` of ``cfg`` if it has one.
     """
-    cfg.load_from = checkpoint or find_last_checkpoint(cfg.work_dir)
-    cfg.resume = cfg.load_from is not None
-    if cfg.resume and cfg.get('randomness', {}).get('seed') is None:
+    checkpoint = checkpoint or find_last_checkpoint(cfg.work_dir)
+    cfg.resume = checkpoint is not None
+    if checkpoint is None:
+        return
+    cfg.load_from = checkpoint
+    if cfg.get('randomness', {}).get('seed') is None:
         # MMEngine takes the seed over, but only after it has built the data loaders with another one
-        cfg.merge_from_dict({'randomness.seed': load_file(cfg.load_from).get('meta', {}).get('seed')})
+        cfg.merge_from_dict({'randomness.seed': load_file(checkpoint).get('meta', {}).get('seed')})
 
 
 def find_last_checkpoint(folder: str | Path) -> str | None:

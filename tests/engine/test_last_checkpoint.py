@@ -79,7 +79,10 @@ def test_a_resume_has_the_seed_it_began_with(work_dir):
 def test_a_run_with_nothing_to_resume_starts(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path)))
     resume_from(cfg)
-    assert not cfg.resume and cfg.load_from is None
+    assert not cfg.resume and cfg.get('load_from') is None
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='pretrained.pth'))
+    resume_from(cfg)
+    assert not cfg.resume and cfg.load_from == 'pretrained.pth'  # a fine-tuning starts from what it is given
 
 
 def test_a_stock_runner_resumes_from_the_last_whole_one(small_cfg, run):
