@@ -57,11 +57,19 @@ def test_the_item(fake_lab):
         for seed in (0, 1):
             folder = lab.folder / f'odbb_deep_digits-fine-tuning-{label}-seed{seed}' / 'log/vis_data'
             folder.mkdir(parents=True)
-            (folder / 'scalars.json').write_text(''.join(json.dumps(dict(loss=1 / i)) + '\n' for i in range(1, 9)))
+            (folder / 'scalars.json').write_text(
+                ''.join(json.dumps(dict(step=i, loss=1 / i)) + '\n' for i in range(1, 9))
+            )
             (folder.parents[1] / 'cut.json').write_text(json.dumps(dict(before=0.5, after=0.25 * (seed + 2))))
     report = controls.make(lab, scale, [0, 1])
     rows = {row['search']: row for row in report.rows}
-    assert {*VARIANTS, 'all seven kinds of branches', 'cut at 10%', 'fine-tuning, dropped'} <= set(rows)
+    assert {
+        *VARIANTS,
+        'all seven kinds of branches',
+        'cut at 10%',
+        'cut at 95%, dropped',
+        'fine-tuning, dropped',
+    } <= set(rows)
     assert rows['fine-tuning, absorbed']['change of the loss at the cut'] == 0.125
     assert rows['cut at 10%']['change of the loss at the cut'] is None
     tuned = [t for t in lab.asked if 'fine-tuning' in t.name]

@@ -17,6 +17,8 @@ from ..training import Result, Training
 
 #: Parts of the schedule at which branches leave instead
 CUTS = (0.1, 0.15, 0.3)
+#: And one with so little training behind it that what the cut loses is not learned again
+LATE = 0.95
 #: Of the fine-tuning: epochs, and those behind the cut
 FINE_TUNING = (10, 1)
 LABELS = ('absorbed', 'dropped')
@@ -37,6 +39,10 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         behind = epochs - round(cut * epochs)
         if behind not in (own, epochs):
             rows[f'cut at {1 - behind / epochs:.0%}'] = group(f'frozen{behind}', frozen=behind)
+    behind = epochs - round(LATE * epochs)
+    for label, strategy in zip(LABELS, ('as it is', 'dropped at the cut')):
+        tag = f'late-{label}'
+        rows[f'cut at {LATE:.0%}, {label}'] = group(tag, strategy=strategy, frozen=behind)
     results = lab.run(t for trainings in rows.values() for t in trainings)
     start = {s: lab.run([network(scale.deep.format('repvgg'), s)]) for s in seeds}
     for label, strategy in zip(LABELS, ('as it is', 'dropped at the cut')):
@@ -95,12 +101,14 @@ def _change(results: Sequence[Result]) -> float | None:
 
 
 def _losses(results: Sequence[Result]) -> list[float]:
-    """Loss of every iteration, a mean over seeds."""
+    """Loss of every iteration, a mean over seeds; of a training that was resumed, by its last run."""
     runs = []
     for result in results:
-        (path,) = result.folder.glob('*/vis_data/scalars.json')
-        lines = map(json.loads, path.read_text().splitlines())
-        runs.append([line['loss'] for line in lines if 'loss' in line])
+        losses: dict[int, float] = {}
+        for path in sorted(result.folder.glob('*/vis_data/scalars.json')):
+            lines = map(json.loads, path.read_text().splitlines())
+            losses |= {line['step']: line['loss'] for line in lines if 'loss' in line}
+        runs.append([losses[step] for step in sorted(losses)])
     return [fmean(losses) for losses in zip(*runs)]
 
 
