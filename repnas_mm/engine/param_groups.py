@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.optim import _ParamScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 #: Attributes of a scheduler that hold a value for each group
@@ -44,8 +44,13 @@ def merge_groups(runner) -> None:
     groups[:] = [groups[i] for i in kept]
 
 
-def check_same_groups(checkpoint: Mapping, optimizer: Optimizer) -> None:
-    """Raise ValueError if the optimizer of the checkpoint to resume from has other groups than this one."""
+def check_same_groups(checkpoint: Mapping, model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise ValueError if the optimizer of the checkpoint to resume from has other groups than this one.
+
+    A checkpoint that lacks parameters of ``model`` is let through: loading these says what does not fit.
+    """
+    if any(name not in checkpoint['state_dict'] for name, _ in model.named_parameters()):
+        return
     theirs = [len(group['params']) for group in checkpoint.get('optimizer', {}).get('param_groups', ())]
     ours = [len(group['params']) for group in optimizer.param_groups]
     if theirs and theirs != ours:

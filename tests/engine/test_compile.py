@@ -67,7 +67,8 @@ def test_a_compiled_search_ends_with_the_same_network(shrink_cfg, run, tmp_path)
     assert counters['stats']['unique_graphs'] > 0
     blocks = {name: block.active_branches for name, block in find_blocks(plain.model).items()}
     assert {name: block.active_branches for name, block in find_blocks(compiled.model).items()} == blocks
-    assert_close(compiled.model.state_dict(), plain.model.state_dict(), rtol=0, atol=0)
+    # not bit by bit: compiled, the optimizer steps all parameters of a group at once, which rounds otherwise
+    assert_close(compiled.model.state_dict(), plain.model.state_dict(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ class RepNASHook(SafeLoadHook):
         check_searchable(checkpoint, self.search.blocks)
         if runner._resume:
             self._resumed = read_search_state(checkpoint, self.strategy_name)
-            check_same_groups(checkpoint, runner.optim_wrapper.optimizer)
+            check_same_groups(checkpoint, unwrap(runner.model), runner.optim_wrapper.optimizer)
 
     # ---- export ----
 
