@@ -46,7 +46,7 @@ def main(argv=None) -> None:
         raise ValueError(f"Checkpoint '{args.checkpoint}' is not fused: python tools/fuse.py CONFIG CHECKPOINT OUT.")
     batches = int8.calibration_batches(cfg, model, args.images)
     if args.equalize:
-        print(f'Equalized {equalize(model, torch.from_numpy(batches[0]))} pairs of layers')
+        print(f'Equalized {equalize(model, torch.from_numpy(batches[0]), not args.per_tensor)} pairs of layers')
     with TemporaryDirectory() as folder:
         paths = {'float': Path(folder) / 'float.onnx', 'INT8': args.out}
         int8.export_float(model, paths['float'], batches[0].shape[1:])

@@ -1,7 +1,7 @@
 """Equalize the channels of a fused network before its weights are rounded to 8 bits; it computes the same as before.
 
 Behind a layer and a ReLU, every channel may be divided by a factor of its own if the next layer's weights for it are
-multiplied by the same factor (cross-layer equalization, arXiv:1906.04721).
+multiplied by the same factor (cross-layer equalization, arXiv:1906.04721; against activations, arXiv:2211.10438).
 """
 
 from collections import Counter
@@ -12,9 +12,13 @@ from torch import Tensor, fx, nn
 
 from ..models.norm import scale_and_shift
 from .deployment import Network
+from .fusing import raw_output
 
 #: Rounds over all pairs, since each changes its neighbors' ranges
 ROUNDS = 20
+
+#: A channel that is smaller than this part of the largest one counts as that large: it may be zero on all images
+QUIET = 1e-3
 
 _OPS = torch.ops.aten
 _LAYERS = (_OPS.conv2d.default, _OPS.linear.default)
@@ -33,9 +37,8 @@ class Pair(NamedTuple):
     norm: nn.Module | None
     second: nn.Module
 
-    def equalize(self) -> None:
-        """Give every channel weights of the same range on both sides."""
-        scaled = self.norm or self.first
+    def rows(self) -> Tensor:
+        """Range of the first layer's weights for each of its output channels, (C,)."""
         rows = self.first.weight.abs().flatten(1).amax(1)
         if self.norm is not None:
             scale, shift = scale_and_shift(self.norm)
@@ -44,6 +47,16 @@ class Pair(NamedTuple):
             shift = self.first.bias
         if shift is not None:
             rows = torch.maximum(rows, shift.abs())  # a channel that is hardly more than its bias must not grow
+        return rows
+
+    def equalize(self, peaks: Tensor | None = None) -> None:
+        """Give every channel the same range on both sides: the next layer's weights for it, and ``peaks`` or its own.
+
+        Args:
+            peaks: (C,), the largest value of each channel, which changes with it.
+        """
+        scaled = self.norm or self.first
+        rows = self.rows() if peaks is None else peaks.clamp_min(QUIET * peaks.max())
         columns = self.second.weight.unflatten(0, (getattr(self.second, 'groups', 1), -1))  # a view, as are its parts
         ranges = columns.abs().amax((1, *range(3, columns.ndim))).flatten()
         factors = torch.where((rows > 0) & (ranges > 0), (rows / ranges).sqrt(), 1.0)
@@ -51,24 +64,47 @@ class Pair(NamedTuple):
         if scaled.bias is not None:
             scaled.bias /= factors
         columns *= factors.view(len(columns), 1, -1, *[1] * (columns.ndim - 3))
+        if peaks is not None:
+            peaks /= factors
 
 
 @torch.no_grad()
-def equalize(model: nn.Module, images: Tensor) -> int:
-    """Balance the weights of channels between consecutive layers, in place, exact but for rounding.
+def equalize(model: nn.Module, images: Tensor, per_channel: bool = True) -> int:
+    """Balance channels between consecutive layers, in place, exact but for rounding.
+
+    Where weights have a scale for each output channel, the next layer's weights for a channel are balanced against its
+    activations: one large weight takes the steps of all others of its output channel, even if what it is multiplied by
+    is always zero. Where a layer has one scale, they are balanced against the weights in front of it.
 
     Args:
         model: An MMEngine model, fused. Its keys stay.
-        images: (N, C, H, W), normalized, any that the network takes.
+        images: (N, C, H, W), normalized, of the training set.
+        per_channel: Whether weights will have a scale for each output channel, or one for the layer.
 
     Returns:
         The number of pairs of layers. A layer whose output a sum or a concatenation reads is left alone.
     """
     pairs = find_pairs(model, images[:1])
+    peaks = _peaks(model, images, pairs) if per_channel else [None] * len(pairs)
     for _ in range(ROUNDS):
-        for pair in pairs:
-            pair.equalize()
+        for pair, own in zip(pairs, peaks):
+            pair.equalize(own)
     return len(pairs)
+
+
+def _peaks(model: nn.Module, images: Tensor, pairs: list[Pair]) -> list[Tensor]:
+    """The largest absolute value of each channel between the layers of each pair, (C,)."""
+    peaks: dict[nn.Module, Tensor] = {}
+    handles = [
+        pair.second.register_forward_pre_hook(
+            lambda layer, inputs: peaks.update({layer: inputs[0].abs().transpose(0, 1).flatten(1).amax(1)})
+        )
+        for pair in pairs
+    ]
+    raw_output(model, images)
+    for handle in handles:
+        handle.remove()
+    return [peaks[pair.second] for pair in pairs]
 
 
 def find_pairs(model: nn.Module, images: Tensor) -> list[Pair]:

@@ -54,14 +54,16 @@ def fused(request):
     return model, images, pairs
 
 
-def test_computes_the_same_in_the_same_keys_with_even_channels(fused):
+@pytest.mark.parametrize('per_channel', [True, False])
+def test_computes_the_same_in_the_same_keys_with_even_channels(fused, per_channel):
     model, images, pairs = fused
     keys, before = list(model.state_dict()), raw_output(model, images)
     uneven = spread(find_pairs(model, images))
-    assert equalize(model, images) == pairs
+    assert equalize(model, images, per_channel) == pairs
     assert max_difference(before, raw_output(model, images)) < 1e-10
     assert list(model.state_dict()) == keys and all(not block.training for block in model.modules())
-    assert spread(find_pairs(model, images)) < uneven / 3
+    if not per_channel:
+        assert spread(find_pairs(model, images)) < uneven / 3
 
 
 def spread(pairs):
@@ -82,6 +84,23 @@ def test_a_channel_that_is_hardly_more_than_its_bias_does_not_grow():
         first.weight[0], first.bias[0] = 1e-20, 1.0
     seen = []
     second.register_forward_pre_hook(lambda layer, args: seen.append(args[0][:, 0].max()))
-    equalize(model, torch.randn(1, 1, 32, 32))
+    equalize(model, torch.randn(1, 1, 32, 32), per_channel=False)
     raw_output(model, torch.randn(1, 1, 32, 32))
     assert seen[-1] < 10
+
+
+def test_a_weight_for_a_channel_that_is_always_zero_no_longer_takes_the_steps_of_the_others():
+    """As behind a skip whose channel has died: its BN divides by the square root of ε alone."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    model = MODELS.build(classifier(backbone(arch='VGG16', deploy=True), 32)).eval()
+    images = torch.randn(4, 1, 32, 32)
+    first, _, second = find_pairs(model, images)[0]
+    with torch.no_grad():
+        first.weight[0], first.bias[0] = -first.weight[0].abs(), -100.0
+        second.weight[:, 0] = 400.0
+    before = raw_output(model, images)
+    equalize(model, images)
+    assert max_difference(before, raw_output(model, images)) < 1e-5
+    columns = second.weight.detach().abs().amax((0, 2, 3))
+    assert columns[0] < 10 * columns[1:].median()

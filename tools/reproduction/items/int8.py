@@ -28,7 +28,7 @@ from ..training import Training
 from .deep import HAND_MADE
 
 IMAGES = 512
-FILES = ('float', 'INT8', 'INT8 per tensor', 'INT8 per tensor, equalized')
+FILES = ('float', 'INT8', 'INT8, equalized', 'INT8 per tensor', 'INT8 per tensor, equalized')
 #: Of weights alone, coarse enough to show what outliers among them cost
 BITS = 6
 COARSE = (f'{BITS}-bit weights per tensor', f'{BITS}-bit weights per tensor, equalized')
@@ -61,10 +61,10 @@ def quantized(lab: Lab, trainings: Mapping[str, Sequence[Training]], name: str, 
             batches = int8.calibration_batches(cfg, model, IMAGES)
             if training is group[0]:
                 peaks[method] = peaks_of(model, torch.from_numpy(batches[0]))
-            equalized = deepcopy(model)
-            equalize(equalized, torch.from_numpy(batches[0]))
-            scores.append(top1_of_files(cfg, model, equalized, batches))
-            coarse = {form: with_coarse_weights(m) for form, m in zip(COARSE, (model, equalized))}
+            scores.append(top1_of_files(cfg, model, batches))
+            coarse = {
+                form: with_coarse_weights(m) for form, m in zip(COARSE, (model, equalized(model, batches, False)))
+            }
             scores[-1] |= {form: metrics[ACCURACY] for form, metrics in int8.metrics(cfg, coarse).items()}
             lab.log(f'{training.name}: {", ".join(f"{form} {score:.2f}" for form, score in scores[-1].items())}')
         rows.append(
@@ -81,7 +81,8 @@ def quantized(lab: Lab, trainings: Mapping[str, Sequence[Training]], name: str, 
         [
             f'Fused networks in ONNX Runtime, calibrated on {IMAGES} training images (minimum and maximum), 8-bit '
             'activations, and weights with a scale for each output channel or, `per tensor`, one for each layer. '
-            '`equalized` balances the channels of consecutive layers first, exact in float.',
+            '`equalized` balances the channels of consecutive layers first, exact in float: against activations, or, '
+            'per tensor, against weights.',
             f'`{COARSE[0]}` rounds weights alone, to fewer bits than any of the files has, to show which networks '
             'would lose accuracy first.',
             '`largest weight ÷ rms` is of a fused layer, the median over layers of the first seed. `largest weight '
@@ -92,17 +93,23 @@ def quantized(lab: Lab, trainings: Mapping[str, Sequence[Training]], name: str, 
     )
 
 
-def top1_of_files(
-    cfg: Config, model: nn.Module, equalized: nn.Module, batches: Sequence[np.ndarray]
-) -> dict[str, float]:
+def equalized(model: nn.Module, batches: Sequence[np.ndarray], per_channel: bool) -> nn.Module:
+    """A copy with balanced channels."""
+    model = deepcopy(model)
+    equalize(model, torch.from_numpy(batches[0]), per_channel)
+    return model
+
+
+def top1_of_files(cfg: Config, model: nn.Module, batches: Sequence[np.ndarray]) -> dict[str, float]:
     """Top-1 on the test set in ONNX Runtime, for each of `FILES`."""
     with TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f'{i}.onnx' for i, name in enumerate(FILES)}
         int8.export_float(model, paths['float'], batches[0].shape[1:])
-        int8.quantize(paths['float'], paths['INT8'], batches)
-        int8.quantize(paths['float'], paths['INT8 per tensor'], batches, per_channel=False)
-        int8.export_float(equalized, Path(folder) / 'equalized.onnx', batches[0].shape[1:])
-        int8.quantize(Path(folder) / 'equalized.onnx', paths[FILES[-1]], batches, per_channel=False)
+        for name, per_channel in (('INT8', True), ('INT8 per tensor', False)):
+            int8.quantize(paths['float'], paths[name], batches, per_channel)
+            balanced = Path(folder) / 'equalized.onnx'
+            int8.export_float(equalized(model, batches, per_channel), balanced, batches[0].shape[1:])
+            int8.quantize(balanced, paths[f'{name}, equalized'], batches, per_channel)
         models = {name: int8.through_onnx(model, path) for name, path in paths.items()}
         return {name: metrics[ACCURACY] for name, metrics in int8.metrics(cfg, models).items()}
 
