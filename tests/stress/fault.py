@@ -47,6 +47,7 @@ def sigterm(runner, batch) -> None:
 
 
 def sigint(runner, batch) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     os.kill(os.getpid(), signal.SIGINT)
 
 
