@@ -1,6 +1,7 @@
 """The ``memory`` constraint under inputs that change in size: the blocks are measured again whenever these grow."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -71,14 +72,9 @@ class InputWatch:
                 return
             start.remove()
             look({name: value for name, value in kwargs.items() if name != 'mode'} or args)
-            noting = noting_inputs(self.search.blocks)
-            self._arrived = noting.__enter__()
-
-            def finish(*_):
-                end.remove()
-                noting.__exit__(None, None, None)
-
-            end = model.register_forward_hook(finish, always_call=True)
+            forward = ExitStack()
+            self._arrived = forward.enter_context(noting_inputs(self.search.blocks))
+            forward.callback(model.register_forward_hook(lambda *_: forward.close(), always_call=True).remove)
 
         start = model.register_forward_pre_hook(begin, with_kwargs=True)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -125,13 +125,14 @@ def _runner(cfg: Config) -> Runner:
 
 def _read_log(folder: Path) -> dict[int, dict[str, float]]:
     """Validation metrics by epoch, from the logs of all runs in ``folder``; a later run wins."""
-    by_epoch = {}
+    validations = (scalars for scalars in logged(folder) if 'iter' not in scalars)  # whose step is the epoch
+    return {s['step']: {key: value for key, value in s.items() if '/' in key} for s in validations}
+
+
+def logged(folder: Path) -> Iterator[dict]:
+    """Yield what all runs in ``folder`` have logged, the earliest first."""
     for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            scalars = json.loads(line)
-            if 'iter' not in scalars:  # of validation, whose step is the epoch
-                by_epoch[scalars['step']] = {key: value for key, value in scalars.items() if '/' in key}
-    return by_epoch
+        yield from map(json.loads, path.read_text().splitlines())
 
 
 def _write_json(path: Path, data: dict) -> None:

@@ -6,8 +6,8 @@ import torch
 
 from ...models.survey import BLOCKS, ELIGIBLE, counts, survey
 from ...search.block import find_blocks
+from .config_problems import config_problems
 from .costs import costs
-from .lacks import lacks
 from .parts import parts
 from .table import table
 from .ways import build, read_config
@@ -45,6 +45,6 @@ def describe(name: str, options: dict | None = None, every: bool = False) -> str
         *parts(cfg, found),
         *([table([('convolution', 'is'), *found])] if every else []),
         *([costs(cfg, model)] if searched else []),
-        *lacks(cfg, model, len(blocks), searched),
+        *config_problems(cfg, model, len(blocks), searched),
     ]
     return '\n\n'.join(sections)

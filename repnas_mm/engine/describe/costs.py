@@ -1,4 +1,4 @@
-"""What a step costs with hand-made blocks and at the start of a search."""
+"""Table of the cost of a step, with hand-made blocks and at the start of a search."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ...search.block import find_blocks, is_convolution_block
 from ...search.genotype import PRESETS
 from ..step_cost import image_shape, on_meta, step_cost
 from ..strategies import CANDIDATES
-from .lacks import hook_settings
+from .config_problems import hook_settings
 from .table import table
 
 
@@ -73,7 +73,7 @@ def _plain(model: nn.Module) -> nn.Module:
 
 
 def _with_branches(model: nn.Module, masks: Sequence[Sequence[bool]]) -> nn.Module:
-    """``model`` with these branches of its searched blocks and no others, in place, ready for a search to choose."""
+    """Copy ``model`` with these branches of its searched blocks active and no others."""
     model = deepcopy(model)
     for block, mask in zip((block for block in find_blocks(model).values() if block.searchable), masks, strict=True):
         block.set_active(mask)

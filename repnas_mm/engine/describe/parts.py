@@ -1,4 +1,4 @@
-"""Which convolutions of a model are blocks, part by part, and by which lines of a config more would be."""
+"""Table of the blocks in each part of a model, and the lines of a config by which there would be more."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What `RepNASHook` leaves to a strategy."""
+"""Interface between `RepNASHook` and a strategy of searching."""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -13,7 +13,7 @@ from ..controls import VARIANTS
 from ..lab import Lab
 from ..scales import Scale
 from ..shared_trainings import accuracy, cosine, cpu_seconds, network
-from ..training import Result, Training
+from ..training import Result, Training, logged
 
 #: Parts of the schedule at which branches leave instead
 CUTS = (0.1, 0.15, 0.3)
@@ -21,7 +21,8 @@ CUTS = (0.1, 0.15, 0.3)
 LATE = 0.95
 #: Of the fine-tuning: epochs, and those behind the cut
 FINE_TUNING = (10, 1)
-LABELS = ('absorbed', 'dropped')
+#: Name of what happens to the branches that leave -> strategy
+LABELS = {'absorbed': 'as it is', 'dropped': 'dropped at the cut'}
 
 
 def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
@@ -40,12 +41,11 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
         if behind not in (own, epochs):
             rows[f'cut at {1 - behind / epochs:.0%}'] = group(f'frozen{behind}', frozen=behind)
     behind = epochs - round(LATE * epochs)
-    for label, strategy in zip(LABELS, ('as it is', 'dropped at the cut')):
-        tag = f'late-{label}'
-        rows[f'cut at {LATE:.0%}, {label}'] = group(tag, strategy=strategy, frozen=behind)
+    for label, strategy in LABELS.items():
+        rows[f'cut at {LATE:.0%}, {label}'] = group(f'late-{label}', strategy=strategy, frozen=behind)
     results = lab.run(t for trainings in rows.values() for t in trainings)
     start = {s: lab.run([network(scale.deep.format('repvgg'), s)]) for s in seeds}
-    for label, strategy in zip(LABELS, ('as it is', 'dropped at the cut')):
+    for label, strategy in LABELS.items():
         tuned = [_fine_tuning(nets, cfg, s, label, strategy, next(iter(start[s].values())).folder) for s in seeds]
         rows[f'fine-tuning, {label}'] = tuned
         results |= lab.run(tuned)
@@ -104,10 +104,7 @@ def _losses(results: Sequence[Result]) -> list[float]:
     """Loss of every iteration, a mean over seeds; of a training that was resumed, by its last run."""
     runs = []
     for result in results:
-        losses: dict[int, float] = {}
-        for path in sorted(result.folder.glob('*/vis_data/scalars.json')):
-            lines = map(json.loads, path.read_text().splitlines())
-            losses |= {line['step']: line['loss'] for line in lines if 'loss' in line}
+        losses = {line['step']: line['loss'] for line in logged(result.folder) if 'loss' in line}
         runs.append([losses[step] for step in sorted(losses)])
     return [fmean(losses) for losses in zip(*runs)]
 

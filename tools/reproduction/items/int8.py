@@ -61,10 +61,9 @@ def quantized(lab: Lab, trainings: Mapping[str, Sequence[Training]], name: str, 
             batches = int8.calibration_batches(cfg, model, IMAGES)
             if training is group[0]:
                 peaks[method] = peaks_of(model, torch.from_numpy(batches[0]))
-            scores.append(top1_of_files(cfg, model, batches))
-            coarse = {
-                form: with_coarse_weights(m) for form, m in zip(COARSE, (model, equalized(model, batches, False)))
-            }
+            balanced = {per_channel: equalized(model, batches, per_channel) for per_channel in (True, False)}
+            scores.append(top1_of_files(cfg, model, balanced, batches))
+            coarse = {form: with_coarse_weights(m) for form, m in zip(COARSE, (model, balanced[False]))}
             scores[-1] |= {form: metrics[ACCURACY] for form, metrics in int8.metrics(cfg, coarse).items()}
             lab.log(f'{training.name}: {", ".join(f"{form} {score:.2f}" for form, score in scores[-1].items())}')
         rows.append(
@@ -100,16 +99,17 @@ def equalized(model: nn.Module, batches: Sequence[np.ndarray], per_channel: bool
     return model
 
 
-def top1_of_files(cfg: Config, model: nn.Module, batches: Sequence[np.ndarray]) -> dict[str, float]:
-    """Top-1 on the test set in ONNX Runtime, for each of `FILES`."""
+def top1_of_files(
+    cfg: Config, model: nn.Module, balanced: Mapping[bool, nn.Module], batches: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Top-1 on the test set in ONNX Runtime, for each of `FILES`; ``balanced`` is by ``per_channel`` of `equalized`."""
     with TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f'{i}.onnx' for i, name in enumerate(FILES)}
         int8.export_float(model, paths['float'], batches[0].shape[1:])
         for name, per_channel in (('INT8', True), ('INT8 per tensor', False)):
             int8.quantize(paths['float'], paths[name], batches, per_channel)
-            balanced = Path(folder) / 'equalized.onnx'
-            int8.export_float(equalized(model, batches, per_channel), balanced, batches[0].shape[1:])
-            int8.quantize(balanced, paths[f'{name}, equalized'], batches, per_channel)
+            int8.export_float(balanced[per_channel], Path(folder) / 'equalized.onnx', batches[0].shape[1:])
+            int8.quantize(Path(folder) / 'equalized.onnx', paths[f'{name}, equalized'], batches, per_channel)
         models = {name: int8.through_onnx(model, path) for name, path in paths.items()}
         return {name: metrics[ACCURACY] for name, metrics in int8.metrics(cfg, models).items()}
 

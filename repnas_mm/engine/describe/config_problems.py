@@ -1,4 +1,4 @@
-"""What a config lacks for a search, and what in it contradicts the model."""
+"""Problems of a config: settings that a search needs and it lacks, and settings that contradict the model."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,7 +13,7 @@ from ..hooks import RepNASHook
 from .ways import typed_dicts
 
 
-def lacks(cfg: Config, model: nn.Module, blocks: int, searched: Mapping[str, Block]) -> Iterator[str]:
+def config_problems(cfg: Config, model: nn.Module, blocks: int, searched: Mapping[str, Block]) -> Iterator[str]:
     """Say what is missing in the config and what is wrong with it, a paragraph each."""
     for title, lines in (
         ('The config lacks', _missing(cfg, blocks, searched)),
