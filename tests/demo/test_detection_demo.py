@@ -34,7 +34,7 @@ def finished(tool, tmp_path_factory):
         --detector-options train_dataloader.batch_size=4 train_cfg.max_epochs=3 train_cfg.val_interval=3
         custom_hooks.0.strategy=sample custom_hooks.0.warmup=1 custom_hooks.0.frozen=1"""
     tool.main(line.split())
-    return folder, line.split()
+    return folder / 'seed0', line.split()
 
 
 ROWS = ('transfer', 'search_on_detection', 'plain', 'repvgg')
@@ -65,6 +65,12 @@ def test_the_transferred_backbone_is_the_searched_one(tool, finished):
     assert 'RepNASHook' not in [hook.type for hook in cfg.custom_hooks]
 
 
+@pytest.mark.parametrize('row', ROWS)
+def test_only_a_trained_backbone_is_fine_tuned(finished, row):
+    log = next((finished[0] / row).glob('*/*.log')).read_text()
+    assert ('lr_mult=0.25' in log) == (row == 'transfer')
+
+
 def test_a_backbone_from_elsewhere_is_noticed(tool, finished):
     folder, _ = finished
     cfg = Config.fromfile(folder / 'transfer' / 'centernet_odbb_digits.py')
@@ -84,9 +90,9 @@ def test_what_is_done_is_not_run_again_and_the_table_is(tool, finished, capsys):
     # as if interrupted between the last checkpoint and the fused one
     (folder / 'plain' / 'fused.pth').unlink()
     tool.main(line)
-    table = capsys.readouterr().out.split('backbone  ')[-1]
+    table = capsys.readouterr().out.split('backbone, box AP')[-1]
     rows = ('searched on classification, transferred', 'searched on detection, from scratch', 'plain, from', 'repvgg')
-    assert 'AP unfused' in table and all(row in table for row in rows)
-    assert (folder / 'detections.png').read_bytes().startswith(b'\x89PNG')
+    assert 'unfused' in table and all(row in table for row in rows)
+    assert (folder.parent / 'detections.png').read_bytes().startswith(b'\x89PNG')
     changed = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
     assert changed == {folder / 'plain' / 'fused.pth'}
