@@ -25,12 +25,9 @@ from runs import CONFIGS, load_config, train
 # isort: split
 from measuring.reports import Mean
 from reproduction.data import place_data
-from reproduction.transfer import backbone_from, classification_options, count_taken_over
+from reproduction.transfer import FINE_TUNING, backbone_from, classification_options, count_taken_over
 
 SEARCH, DETECTOR = 'odbb_digits', 'centernet_odbb_digits'
-#: Of the backbone when it comes trained, against the lr of the rest: with the full one, two epochs of detection ended
-#: below those of a network from scratch (loss 1.50, plain 1.45), with a quarter of it well above (1.21)
-FINE_TUNING_LR = 0.25
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -62,7 +59,7 @@ def detector_config(args: argparse.Namespace, seed: int = 0, **backbone) -> Conf
         cfg.custom_hooks = [dict(type='FuseHook')]
         cfg.find_unused_parameters = False
         if 'init_cfg' in backbone:
-            cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(backbone=dict(lr_mult=FINE_TUNING_LR)))
+            cfg.merge_from_dict(FINE_TUNING)
     return cfg
 
 

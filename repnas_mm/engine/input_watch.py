@@ -44,10 +44,8 @@ class InputWatch:
         if size > self.largest:
             self.largest = size
             model = unwrap(runner.model)
-            shapes, source = (
-                input_shapes(self.search.blocks, lambda: output_of(model, inputs)),
-                f'inputs of {size} values',
-            )
+            shapes = input_shapes(self.search.blocks, lambda: output_of(model, inputs))
+            source = f'inputs of {size} values'
         elif arrived:
             shapes, source = self._arrived, 'what the last one brought'
         else:
