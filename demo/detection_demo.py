@@ -25,7 +25,7 @@ from runs import CONFIGS, load_config, train
 # isort: split
 from measuring.reports import Mean
 from reproduction.data import place_data
-from reproduction.transfer import FINE_TUNING, backbone_from, classification_options, count_taken_over
+from reproduction.transfer import backbone_from, classification_options, count_taken_over
 
 SEARCH, DETECTOR = 'odbb_digits', 'centernet_odbb_digits'
 
@@ -58,8 +58,6 @@ def detector_config(args: argparse.Namespace, seed: int = 0, **backbone) -> Conf
         cfg.model.backbone.update(backbone)
         cfg.custom_hooks = [dict(type='FuseHook')]
         cfg.find_unused_parameters = False
-        if 'init_cfg' in backbone:
-            cfg.merge_from_dict(FINE_TUNING)
     return cfg
 
 

@@ -10,7 +10,7 @@ from reproduction.training import Result, run_training
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 #: Settings that a config may lack although what it builds knows them
-OPTIONAL = {'seed', 'enable', 'indices', 'test_mode', 'channels', 'genotype', 'init_cfg', 'paramwise_cfg'}
+OPTIONAL = {'seed', 'enable', 'indices', 'test_mode', 'channels', 'genotype', 'init_cfg'}
 
 
 @cache

@@ -126,7 +126,7 @@ def test_digits_detectors_take_over_all_of_their_backbones(tmp_path, no_latency,
             assert data_root is None and cfg.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
         else:
             assert data_root == str(tmp_path)
-            assert cfg.train_cfg.max_epochs == cfg.param_scheduler[0].T_max == table5.EPOCHS
+            assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == table5.EPOCHS
     assert [row['in the place of'] for row in report.rows] == list(TABLE5)
     assert list(report.rows[0]) == ['backbone', 'in the place of', *COLUMNS]
     assert all(row['seeds'] == 1 for row in report.rows) and 'One seed only' in report.notes[-1]

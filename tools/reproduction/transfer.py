@@ -14,11 +14,6 @@ from mmengine.runner import find_latest_checkpoint
 from repnas_mm.engine.checkpoint import load_file
 from repnas_mm.engine.log_history import log_history_allowed
 
-#: Options of a detector's config for a short fine-tuning: at the full lr of centernet_odbb_digits.py, a backbone that
-#: comes trained forgets so much that the detector's second epoch ends behind that of a plain network from scratch
-#: (loss 1.50 and 1.45), at a quarter of it far ahead (1.21)
-FINE_TUNING = {'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(backbone=dict(lr_mult=0.25)))}
-
 #: Side of the digit scans that the backbones of detectors are trained on, in pixels
 SIZE = 32
 

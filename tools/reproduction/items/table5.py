@@ -20,7 +20,7 @@ from ..scales import Scale
 from ..shared_trainings import network
 from ..tradeoff import plot_tradeoff
 from ..training import Training
-from ..transfer import FINE_TUNING, backbone_from, classification_options, count_taken_over
+from ..transfer import backbone_from, classification_options, count_taken_over
 
 AP = 'coco/bbox_mAP'
 #: Schedule of the digits detectors, shorter than their configs'
@@ -101,8 +101,8 @@ def _short(channels: int) -> dict:
         model__neck__in_channels=channels,
         train_cfg__max_epochs=EPOCHS,
         train_cfg__val_interval=EPOCHS,
-        param_scheduler__0__T_max=EPOCHS,
-        **FINE_TUNING,
+        param_scheduler__1__T_max=EPOCHS - 1,
+        param_scheduler__1__end=EPOCHS,
     )
 
 
@@ -179,8 +179,7 @@ def _coco_digits(lab: Lab) -> str:
 def _digits_notes() -> list[str]:
     return [
         'The backbones are trained, those of ODBB searched, on the digit scans as color images of 32 pixels; the '
-        f'detectors then for {EPOCHS} epochs on the embedded COCO, whose images show digits of 14 to 48 pixels, with a '
-        'quarter of the lr for the backbone. The '
+        f'detectors then for {EPOCHS} epochs on the embedded COCO, whose images show digits of 14 to 48 pixels. The '
         'ResNets are the first two stages of ResNet-18, narrower. All networks end at stride 8, the light ones with 32 '
         'channels and the heavy ones with 48.',
         'One seed only, whatever is asked for: this shows that the whole chain runs, not which backbone is better.',
