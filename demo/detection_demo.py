@@ -28,6 +28,7 @@ from reproduction.data import place_data
 from reproduction.transfer import backbone_from, classification_options, count_taken_over
 
 SEARCH, DETECTOR = 'odbb_digits', 'centernet_odbb_digits'
+TRANSFERRED = 'searched on classification, transferred'
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -44,10 +45,13 @@ def parse_args(argv=None) -> argparse.Namespace:
             metavar='KEY=VALUE',
             help=f'settings of the {task} config',
         )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.seeds < 1:
+        parser.error('--seeds must be at least 1')
+    return args
 
 
-def detector_config(args: argparse.Namespace, seed: int = 0, **backbone) -> Config:
+def detector_config(args: argparse.Namespace, seed: int, **backbone) -> Config:
     """configs/centernet_odbb_digits.py; given arguments of the backbone, it trains that network without a search."""
     cfg = load_config(CONFIGS / f'{DETECTOR}.py')
     cfg.randomness.seed = seed
@@ -61,11 +65,11 @@ def detector_config(args: argparse.Namespace, seed: int = 0, **backbone) -> Conf
     return cfg
 
 
-def search_config(args: argparse.Namespace, seed: int = 0) -> Config:
+def search_config(args: argparse.Namespace, seed: int) -> Config:
     """configs/odbb_digits.py with the detector's backbone and its normalization, on color images of 32 pixels."""
     cfg = load_config(CONFIGS / f'{SEARCH}.py')
     cfg.randomness.seed = seed
-    cfg.merge_from_dict(classification_options(detector_config(args)))
+    cfg.merge_from_dict(classification_options(detector_config(args, seed)))
     if args.search_options:
         cfg.merge_from_dict(args.search_options)
     return cfg
@@ -137,7 +141,7 @@ def train_detectors(args: argparse.Namespace, seed: int) -> dict[str, Path]:
     tensors = count_taken_over(cfg, search / 'subnet.pth')
     print(f'all {tensors} tensors of the backbone come from {search / "subnet.pth"}', flush=True)
     train_once(cfg, transfer)
-    rows = {'searched on classification, transferred': transfer}
+    rows = {TRANSFERRED: transfer}
     if args.compare:
         for name, title, backbone in (
             ('search_on_detection', 'searched on detection', {}),
@@ -157,11 +161,11 @@ def main(argv=None) -> None:
     seeds = [train_detectors(args, seed) for seed in range(args.seeds)]
     results = {title: [evaluate(folders[title]) for folders in seeds] for title in seeds[0]}
     picture = args.work_dir / 'detections.png'
-    draw(next(iter(seeds[0].values())), args.data, picture)
-    print(f'\n{"backbone, box AP in %":<42}{"unfused":>15}{"fused":>15}')
+    draw(seeds[0][TRANSFERRED], args.data, picture)
+    print(f'\n{"backbone":<42}{"AP unfused (%)":>16}{"AP fused (%)":>16}')
     for title, aps in results.items():
         unfused, fused = (str(Mean(tuple(100 * ap[form] for ap in aps))) for form in ('unfused', 'fused'))
-        print(f'{title:<42}{unfused:>15}{fused:>15}')
+        print(f'{title:<42}{unfused:>16}{fused:>16}')
     print(f'\npicture of the detections: {picture}')
 
 
