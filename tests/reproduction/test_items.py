@@ -7,9 +7,9 @@ from mmengine.config import Config
 from mmpretrain import get_model
 
 from repnas_mm.models import ODBBBackbone
-from repnas_mm.search import Genotype, find_candidates
+from repnas_mm.search import Genotype, find_blocks, find_candidates
 from reproduction import ITEMS, SCALES
-from reproduction.items import deep, figure4, figure5, genotypes, schedule, table3, table4
+from reproduction.items import deep, figure4, figure5, genotypes, schedule, stock, table3, table4
 from reproduction.scales import ARCHS
 
 from pretended import CONFIGS, HereLab, check_options  # isort: skip
@@ -151,3 +151,24 @@ def test_deep(name, fake_lab):
     assert rows['odbb']['CPU seconds'] is None  # nothing was trained
     for training in lab.asked:
         check_options(training)
+
+
+def test_stock_networks_are_searched_with_the_branches_of_repvgg(fake_lab):
+    lab = fake_lab(score)
+    report = stock.make(lab, SCALES['digits'], [0, 1])
+    rows = {(row['network'], row['block']): row for row in report.rows}
+    assert set(rows) == {(net, way) for net in stock.TRAINED for way in ('stock', 'repvgg', 'odbb')}
+    resnet = 'ResNet-18, 1/8'
+    assert rows[resnet, 'stock']['top-1 (%)'].values == tuple(score(f'resnet18_digits-seed{s}') for s in (0, 1))
+    assert rows[resnet, 'odbb']['top-1 (%)'].values == tuple(score(f'resnet18_digits-odbb-seed{s}') for s in (0, 1))
+    # a stem, four stages of four convolutions, of which all but three strides and the wider stem keep the channels
+    assert [rows[resnet, way]['branches'] for way in ('stock', 'repvgg', 'odbb')] == [17, 47, 47]
+    for training in (t for t in lab.asked if t.name.endswith('seed0')):
+        check_options(training)
+        cfg = training.load_config(CONFIGS)
+        blocks = find_blocks(get_model(cfg)).values()
+        if training.name.startswith('mobilenetv2_digits-odbb'):
+            assert cfg.custom_hooks[0].num_branches == 49 and sum(block.groups > 1 for block in blocks) == 17
+        elif '-repvgg-' in training.name:
+            assert blocks and {'kxk', '1x1'} <= set.union(*(set(block.active_branches) for block in blocks))
+        assert bool(blocks) is ('-repvgg-' in training.name or '-odbb-' in training.name)

@@ -16,6 +16,7 @@ ITEMS = {
     'figures6-11': 'genotypes',
     'schedule': 'schedule',
     'deep': 'deep',
+    'stock': 'stock',
     'controls': 'controls',
     'int8': 'int8',
     'int8-vgg16': 'int8_vgg16',
