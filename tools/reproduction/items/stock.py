@@ -61,8 +61,9 @@ def blocks_in(config: str, base: dict, seed: int, num_branches: int | None = Non
     They are searched with C = ``num_branches``, or RepVGG's where that is None.
     """
     backbone = dict(_delete_=True, type='ODBBBackbone', base=dict(base))
+    hooks = [dict(type='FuseHook')]
     if num_branches is None:
-        hooks = [dict(type='FuseHook')]
-        return network(config, seed, 'repvgg', model__backbone=backbone | dict(genotype='repvgg'), custom_hooks=hooks)
-    hooks = [dict(type='RepNASHook', num_branches=num_branches), dict(type='FuseHook')]
-    return network(config, seed, 'odbb', model__backbone=backbone, custom_hooks=hooks)
+        method, backbone['genotype'] = 'repvgg', 'repvgg'
+    else:
+        method, hooks = 'odbb', [dict(type='RepNASHook', num_branches=num_branches), *hooks]
+    return network(config, seed, method, model__backbone=backbone, custom_hooks=hooks)
