@@ -1,101 +1,73 @@
 """The separate optimizer of the architecture parameters α (Algorithm 1), next to an untouched main optimizer."""
 
-from collections.abc import Sequence
 from copy import deepcopy
 from logging import Logger
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIMIZERS
-from torch import nn
 
 from ..checks import explain_errors, quote
+from ..search.branch_search import BranchSearch
 from ..search.sampler import NOISE_STD
 
 
-def take_out(alphas: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Remove α from the groups of the weights' ``optimizer``, which stay: schedulers hold one base value a group."""
-    ids = {id(alpha) for alpha in alphas}
-    for group in optimizer.param_groups:
-        group['params'] = [p for p in group['params'] if id(p) not in ids]
-
-
-def fill_gradients(alphas: Sequence[nn.Parameter]) -> None:
-    """Give the α of blocks outside this forward a zero gradient, so that their optimizer stays dense."""
-    for alpha in alphas:
-        if alpha.grad is None:
-            alpha.grad = torch.zeros_like(alpha)
+def only_optimizer(optim_wrapper: OptimWrapper) -> torch.optim.Optimizer:
+    """The optimizer of the whole model, or a ValueError if there are several."""
+    if not isinstance(optim_wrapper, OptimWrapper) or isinstance(optim_wrapper, OptimWrapperDict):
+        raise ValueError(f'RepNASHook needs one OptimWrapper for the whole model, got {type(optim_wrapper).__name__}.')
+    return optim_wrapper.optimizer
 
 
 class AlphaOptimizer:
-    """Steps α whenever the main optimizer steps the weights.
+    """Steps α whenever the main optimizer steps the weights, by the gradients that these have then.
 
-    α leaves the main optimizer: its groups lose the parameter, but stay, since schedulers hold one base value a
-    group. So the main ``zero_grad`` no longer touches α's gradient, which lives until `finish_iter`.
+    So gradients may be accumulated, a step that a ``GradScaler`` skips is none of α's either, and clipping comes first.
+    α leaves the main optimizer: its groups lose the parameter, but stay, since schedulers hold one base value a group.
 
     Args:
-        alphas (list[nn.Parameter]): α of every searched block.
-        optim_wrapper (OptimWrapper): The main one, plain or AMP.
+        search (BranchSearch): Says which gradients α gets, and when.
+        optimizer (torch.optim.Optimizer): The main one, of the weights.
         cfg (dict): Config of a torch optimizer.
 
     Raises:
-        ValueError: if there are several main optimizers, or ``cfg`` builds none.
+        ValueError: if ``cfg`` builds none.
     """
 
-    def __init__(self, alphas: list[nn.Parameter], optim_wrapper: OptimWrapper, cfg: dict):
-        if not isinstance(optim_wrapper, OptimWrapper) or isinstance(optim_wrapper, OptimWrapperDict):
-            raise ValueError(
-                f'RepNASHook needs one OptimWrapper for the whole model, got {type(optim_wrapper).__name__}.'
-            )
-        self.alphas, self.optim_wrapper = alphas, optim_wrapper
-        take_out(alphas, optim_wrapper.optimizer)
+    def __init__(self, search: BranchSearch, optimizer: torch.optim.Optimizer, cfg: dict):
+        #: True if α has moved since it was last set to False
+        self.moved = False
+        self._search, self._may_step = search, False
+        ids = {id(alpha) for alpha in search.alphas}
+        for group in optimizer.param_groups:
+            group['params'] = [p for p in group['params'] if id(p) not in ids]
         with explain_errors(f'alpha_optimizer={quote(cfg)} builds no optimizer'):
-            self.optimizer = OPTIMIZERS.build(dict(cfg, params=alphas))
+            self.optimizer = OPTIMIZERS.build(dict(cfg, params=search.alphas))
             self._try_step()
-        self._model_stepped = False
-        self._scale: float | None = None  # of the loss, in this iteration
-        optim_wrapper.optimizer.register_step_post_hook(self._on_model_step)
+        optimizer.register_step_pre_hook(self._before_model_step)
+        optimizer.register_step_post_hook(self._after_model_step)
 
     @property
     def has_stepped(self) -> bool:
         """True once α has moved, in this run or in that which it resumes."""
         return bool(self.optimizer.state)
 
-    def _on_model_step(self, *_) -> None:
-        self._model_stepped = True
+    def _before_model_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        """Read the gradients, which fit the weights as they are now."""
+        if any(argument is not None for argument in (*args[1:], kwargs.get('closure'))):
+            raise ValueError(
+                'Alpha learns from the gradients in front of a step of the optimizer, and a closure makes them inside '
+                'of it; call backward first, and step() without a closure.'
+            )
+        # of a fused optimizer, which skips the step and divides by the loss scale itself
+        scale, skips = getattr(optimizer, 'grad_scale', None), getattr(optimizer, 'found_inf', None)
+        self._may_step = not skips and self._search.read_gradients(1 if scale is None else 1 / scale)
 
-    def start_iter(self) -> None:
-        """Note, before the forward, the loss scale under which this iteration's gradients are made."""
-        self._model_stepped = False
-        scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
-        self._scale = None if scaler is None else scaler.get_scale()
-
-    def finish_iter(self, update: bool = True) -> bool:
-        """Step α, after the main optimizer, if the model was stepped.
-
-        Args:
-            update: False only drops the gradients (warm-up).
-
-        Returns:
-            True if an accumulation of gradients ended, so that the next iteration starts a new one.
-        """
-        if not self.optim_wrapper.should_update():
-            return False
-        if update and self._model_stepped and self._unscale():
-            fill_gradients(self.alphas)
+    def _after_model_step(self, *_) -> None:
+        if self._may_step:
             self.optimizer.step()
-        self.optimizer.zero_grad()
-        return True
-
-    def _unscale(self) -> bool:
-        """Divide the loss scale out of α's gradients. False if the scaler skipped the step or they are not finite."""
-        if self._scale is None:
-            return True
-        if self.optim_wrapper.loss_scaler.get_scale() < self._scale:
-            return False
-        grads = [alpha.grad for alpha in self.alphas if alpha.grad is not None]
-        torch._foreach_mul_(grads, 1 / self._scale)
-        return bool(torch.stack([grad.isfinite().all() for grad in grads]).all()) if grads else True
+            self.optimizer.zero_grad()
+            self.moved = True
 
     def warn_if_too_slow(self, steps: int, logger: Logger) -> None:
         """Warn if α cannot outgrow the noise in so many steps, so that it could not decide what is drawn."""

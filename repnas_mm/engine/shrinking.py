@@ -8,7 +8,7 @@ from ..search.block import find_blocks
 from ..search.genotype import Genotype
 from ..search.shrink import ShrinkSearch
 from .absorbing import absorb_in_next_forward
-from .alpha_optimizer import fill_gradients, take_out
+from .alpha_optimizer import AlphaOptimizer
 from .gate_descent import GateDescent
 from .strategies import CANDIDATES, check_absorbing, start_shrinking
 
@@ -43,23 +43,21 @@ class Shrinking:
         blocks = {name: block for name, block in find_blocks(model).items() if block.searchable}
         check_absorbing(blocks)
         self.search = ShrinkSearch(blocks, num_branches, None, MAIN_BRANCH, CANDIDATES)
-        take_out(self.search.alphas, optimizer)
-        self._alpha_optimizer = GateDescent(self.search.alphas, self._cut - self._learns_from)
+        cfg = dict(type='GateDescent', steps=self._cut - self._learns_from)
+        self._alpha_optimizer = AlphaOptimizer(self.search, optimizer, cfg)
         start_shrinking(self.search)
         self._handle = optimizer.register_step_post_hook(lambda *_: self._count_step())
 
     def _count_step(self) -> None:
-        """Step α if it learns, and set the branches of the next step."""
-        if self._learns_from <= self._step < self._cut:
-            fill_gradients(self.search.alphas)
-            self._alpha_optimizer.step()
-        self._alpha_optimizer.zero_grad()
+        """Set the branches of the next step, and whether α learns from it."""
         self._step += 1
         if self._step == self._learns_from:
             self.search.apply(*self.search.sample())
         elif self._step == self._cut:
             self.search.apply(self.search.best())
-            kept = self.search.masks_by_block(self.search.cut(*self._alpha_optimizer.path()))
+            gates = self._alpha_optimizer.optimizer
+            assert isinstance(gates, GateDescent)
+            kept = self.search.masks_by_block(self.search.cut(*gates.path()))
             absorb_in_next_forward(self.model, self.search.blocks, kept)
 
     def finish(self) -> Genotype:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import fast, ops
 from .fast import recompute
 from .layer import Layer
-from .norm import border_value, gated_norm
+from .norm import apply_norm, border_value
 
 T = TypeVar('T')
 
@@ -74,9 +74,9 @@ class BlockCall:
         with recompute.saving_instead(weight, kernel):
             return convolution(weight)
 
-    def normalize(self, norm: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """``gate * norm(x)``; statistics move in the first pass only."""
-        return gated_norm(norm, x, gate, not self.second_pass)
+    def normalize(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """``norm(x)``; statistics move in the first pass only."""
+        return apply_norm(norm, x, not self.second_pass)
 
     def border(self, norm: nn.Module) -> Tensor:
         """Output of an inner ``norm`` for a zero pixel, (C,), after the first pass has moved its statistics."""

@@ -19,7 +19,7 @@ from .norm import build_norm, scale_and_shift
 
 
 class Branch(nn.Module):
-    """Base of all branches: ``gate * BN(linear(x))``.
+    """Base of all branches: ``BN(linear(x))``.
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups, dilation: The block's.
@@ -82,9 +82,9 @@ class Branch(nn.Module):
         """`linear` in steps."""
         return [Layer(partial(self.linear, kernel=kernel, call=call), self.cheap)]
 
-    def forward(self, x: Tensor, kernel: Tensor | None, gate: Tensor | None, call: BlockCall) -> Tensor:
+    def forward(self, x: Tensor, kernel: Tensor | None, call: BlockCall) -> Tensor:
         layers = strided.layers(self, x, kernel, call) or self.layers(kernel, call)
-        return call.run([*layers, Layer(partial(call.normalize, self.norm, gate=gate))], x)
+        return call.run([*layers, Layer(partial(call.normalize, self.norm))], x)
 
     def linear_equivalent(self, kernel: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Kernel (out, in // groups, K, K) and bias (or None for zero) of `linear` in eval mode, in float64."""

@@ -1,4 +1,4 @@
-"""The BNs of a branch: build one, call it with a gate, read it as scale and shift, give it other statistics."""
+"""The BNs of a branch: build one, call it, read it as scale and shift, give it other statistics."""
 
 from numbers import Real
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checks import explain_errors, is_positive, quote
-from . import fast
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
@@ -37,30 +36,17 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     return norm
 
 
-def gated_norm(norm: nn.Module, x: Tensor, gate: Tensor | None = None, update_stats: bool = True) -> Tensor:
-    """``gate * norm(x)``, with the gate multiplied into γ and β instead of the feature map.
-
-    z·BN(y; γ, β) = BN(y; zγ, zβ): the gate's gradient then falls out of BN's own backward, and no second feature map
-    is saved for it.
-
-    Args:
-        norm: A BN or SyncBN.
-        x: (N, C, H, W).
-        gate: Scalar tensor z of Eq. 12, or None for the constant 1.
-        update_stats: False leaves running statistics as they are (the second pass of a recomputation).
-    """
-    if gate is not None and not fast.is_on('gate_in_norm'):
-        return gated_norm(norm, x, None, update_stats) * gate
-    parameters, buffers = norm._parameters, norm._buffers
+def apply_norm(norm: nn.Module, x: Tensor, update_stats: bool) -> Tensor:
+    """``norm(x)`` of (N, C, H, W), without ``update_stats`` as the second pass of a recomputation: none move."""
+    if update_stats:
+        return norm(x)
+    buffers = norm._buffers
     # as torch.func.functional_call does, which takes six times as long as a small norm itself
-    if gate is not None:
-        norm._parameters = {name: parameter * gate for name, parameter in parameters.items()}
-    if not update_stats:
-        norm._buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+    norm._buffers = {name: buffer.clone() for name, buffer in buffers.items()}
     try:
         return norm(x)
     finally:
-        norm._parameters, norm._buffers = parameters, buffers
+        norm._buffers = buffers
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:

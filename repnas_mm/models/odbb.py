@@ -1,7 +1,6 @@
 """The optimal diverse branch block (paper 3.2): many linear branches while training, one convolution afterwards."""
 
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 import torch.utils.checkpoint as cp
@@ -12,7 +11,6 @@ from torch.nn.modules.utils import _pair
 
 from ..checks import check_counts, check_flags, explain_errors, is_count, quote
 from ..registry import register
-from ..search.sampler import gates
 from ..search.space import BRANCHES, candidates
 from . import loading, reparam
 from .absorb import absorb
@@ -25,12 +23,12 @@ from .warm_start import adopt_statistics
 
 @register('MODELS')
 class ODBBlock(BaseModule):
-    """Optimal diverse branch block: ``act(sum_j z_j * branch_j(x))`` over up to seven linear branches.
+    """Optimal diverse branch block: ``act(sum_j branch_j(x))`` over up to seven linear branches.
 
     A block lives in three forms, one after the other:
 
     * *search* (``branches=None``): every branch that exists for this shape, and one entry of ``alpha`` for each.
-      `set_active` says which of them the next forward computes; at first all of them, with z = 1.
+      `set_active` says which of them the next forward computes; at first all of them.
     * *subnet* (``branches=('kxk', '1x1')``): only these branches, no ``alpha``.
     * *deploy* (``deploy=True``): one convolution with bias, ``reparam``.
 
@@ -109,9 +107,6 @@ class ODBBlock(BaseModule):
         kept = self.candidates if branches is None else self.check_branches(branches)
         with explain_errors(f'act_cfg={quote(act_cfg)} builds no activation'):
             self.act = nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
-        # ζ of the current sample (Eq. 11) and λ; without noise z is the constant 1
-        self.noise: Tensor | None = None
-        self.temperature = 1.0
         # True after ordinary weights were loaded, until the first training batch has passed
         self.warm_started = False
         self._past_calls = PastCalls()
@@ -165,8 +160,10 @@ class ODBBlock(BaseModule):
 
     @property
     def searchable(self) -> bool:
-        """True if a search may choose among this block's branches: search form and not frozen."""
-        return self.alpha is not None and self.alpha.requires_grad
+        """True if a search may choose among this block's branches: search form, and neither α nor a BN is frozen."""
+        if self.alpha is None or not self.alpha.requires_grad:
+            return False
+        return all(p.requires_grad for branch in self.branches.values() for p in branch.norm.parameters())
 
     @property
     def active(self) -> Tensor | None:
@@ -175,19 +172,10 @@ class ODBBlock(BaseModule):
             return None
         return torch.tensor([name in self.active_branches for name in self.candidates])
 
-    def set_active(self, active: Tensor | Iterable[bool], noise: Tensor | None = None, temperature: float = 1.0):
-        """Compute only these candidates from the next forward on (search form).
-
-        Args:
-            active: One bool a candidate, at least one True.
-            noise: ζ of Eq. 11, one value a candidate, on the block's device: z is 1 in the forward pass and has
-                the gradient of Eq. 12 in the backward pass. None: z is the constant 1.
-            temperature: λ of Eq. 11.
-        """
+    def set_active(self, active: Tensor | Iterable[bool]) -> None:
+        """Compute only these candidates from the next forward on (search form): one bool each, at least one True."""
         if self.alpha is None:
             raise RuntimeError('set_active is for blocks in search form; this one is a subnet or fused.')
-        if noise is not None and noise.shape != self.alpha.shape:
-            raise ValueError(f'noise must have shape {tuple(self.alpha.shape)}, got {tuple(noise.shape)}.')
         mask = torch.as_tensor(active, dtype=torch.bool).tolist()
         if len(mask) != len(self.candidates) or not any(mask):
             raise ValueError(
@@ -195,7 +183,22 @@ class ODBBlock(BaseModule):
                 f'got {mask}.'
             )
         self.active_branches = tuple(name for name, kept in zip(self.candidates, mask) if kept)
-        self.noise, self.temperature = noise, temperature
+
+    @torch.no_grad()
+    def gate_gradients(self) -> Tensor:
+        """Gradient of the loss for the gate z_j of each candidate, (number of candidates,); 0 where it is not active.
+
+        A gate is 1 and scales a branch (Eq. 12, 13), and a branch ends with ``γ * u + β``. So ∂L/∂z is the sum of
+        γ ∂L/∂γ + β ∂L/∂β over the channels, and a gate costs nothing in forward and backward. Read it after backward
+        and before the step of the optimizer; gradients of several backward passes add up in it.
+        """
+        norms = [self.branches[name].norm for name in self.active_branches]
+        parameters = [p for norm in norms for p in (norm.weight, norm.bias)]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        products = torch.stack(parameters) * torch.stack(gradients)
+        gates = products.new_zeros(len(self.candidates))
+        gates[[self.candidates.index(name) for name in self.active_branches]] = products.view(len(norms), -1).sum(1)
+        return gates
 
     def forward(self, x: Tensor) -> Tensor:
         if self.deploy:
@@ -206,11 +209,10 @@ class ODBBlock(BaseModule):
         # a compiler plans what backward computes again, and traces neither a past call nor a recipe
         keeps_calls = self.training and not torch.compiler.is_compiling()
         call = self._past_calls.begin(x, *how) if keeps_calls else BlockCall(*how)
-        branches = partial(self._sum_branches, call=call)
         if self.with_cp and x.requires_grad:
-            out = cp.checkpoint(branches, x, use_reentrant=False, preserve_rng_state=False)
+            out = cp.checkpoint(self._sum_branches, x, call, use_reentrant=False, preserve_rng_state=False)
         else:
-            out = branches(x)
+            out = self._sum_branches(x, call)
         return self.act(out)
 
     def padding_of(self, x: Tensor) -> tuple[int, int, int, int]:
@@ -219,15 +221,12 @@ class ODBBlock(BaseModule):
         return cols, cols, rows, rows
 
     def _sum_branches(self, x: Tensor, call: BlockCall) -> Tensor:
-        z = None
-        if self.noise is not None and torch.is_grad_enabled():
-            z = dict(zip(self.candidates, gates(self.alpha, self.noise, self.temperature)))
         with call:
             if stem.applies(self, x, call):
-                return stem.forward(self, x, z, call)
+                return stem.forward(self, x, call)
             out = None
             for name in self.active_branches:
-                y = self.branches[name](x, self.kernel, z[name] if z else None, call)
+                y = self.branches[name](x, self.kernel, call)
                 # in place: BN's backward needs its input, not its output
                 out = y if out is None else out.add_(y)
         return out
@@ -255,7 +254,7 @@ class ODBBlock(BaseModule):
         self.branches = nn.ModuleDict({name: self.branches[name] for name in kept})
         if not any(branch.uses_kernel for branch in self.branches.values()):
             self.weight = None
-        self.alpha = self.noise = None
+        self.alpha = None
         self.active_branches = kept
 
     def absorb(self, branches: Iterable[str], x: Tensor) -> None:
@@ -285,7 +284,7 @@ class ODBBlock(BaseModule):
         self.reparam.train(self.training)
         self.reparam.requires_grad_(any(p.requires_grad for p in self.branches.parameters()))
         del self.branches
-        self.weight = self.alpha = self.noise = None
+        self.weight = self.alpha = None
         self.deploy = True
 
     def _new_reparam(self) -> nn.Conv2d:

@@ -29,10 +29,16 @@ class Block(Protocol):
 
     @property
     def searchable(self) -> bool:
-        """True if a search may choose among the branches: α is there and trains."""
+        """True if a search may choose among the branches: α is there, and nothing that it learns from is frozen."""
 
-    def set_active(self, active: Tensor | Iterable[bool], noise: Tensor | None = None, temperature: float = 1.0):
-        """Compute only these candidates from the next forward on; with noise ζ (Eq. 11), α gets gradients (Eq. 12)."""
+    def set_active(self, active: Tensor | Iterable[bool]) -> None:
+        """Compute only these candidates from the next forward on; one bool each."""
+
+    def gate_gradients(self) -> Tensor:
+        """Gradient of the loss for a factor of 1 at each candidate, (number of candidates,); 0 where it is not active.
+
+        Asked for after backward and before the optimizer's step.
+        """
 
     def switch_to_subnet(self, branches: Iterable[str] | None = None) -> None:
         """Keep only these branches, by default the active ones, for good. In place."""

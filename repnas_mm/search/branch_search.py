@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checks import is_positive, quote
 from .block import Block
 from .memory import BlockMemory, Input, parse_bytes, values
-from .sampler import keep_memory, keep_number, logistic_noise
+from .sampler import gate_slope, keep_memory, keep_number, logistic_noise
 from .space import check_num_branches
 
 
@@ -54,6 +54,7 @@ class BranchSearch:
         self._with_cp = [getattr(block, 'with_cp', False) for block in self.blocks.values()]
         self._recompute_genotype = False
         self._scores = np.empty(0)  # of the last sample
+        self._noise: Tensor | None = None  # ζ of the branches that the blocks compute, where α is to learn from them
         sizes = [len(names) for names in self.candidates.values()]
         self.block_ids = np.repeat(np.arange(len(sizes)), sizes)
         self._ends = np.cumsum(sizes)
@@ -161,14 +162,26 @@ class BranchSearch:
         return self.keep(self._scores)
 
     def apply(self, mask: np.ndarray, noise: Tensor | None = None) -> None:
-        """Make the blocks compute the masked branches, with gradients for α if there is noise."""
-        device = self.alphas[0].device
+        """Make the blocks compute the masked branches; with the noise ζ that chose them, α may learn from them."""
+        self._noise = None if noise is None else noise.to(self.alphas[0].device, non_blocking=True)
         masks = self.masks_by_block(mask)
-        noises = [None] * len(self.blocks) if noise is None else self._split(noise.to(device, non_blocking=True))
-        for name, n in zip(self.blocks, noises):
-            self.blocks[name].set_active(masks[name], n, self.temperature)
-        for name, (_, copy) in self.copies.items():
-            copy.set_active(masks[name])
+        for name, block in self.all_blocks().items():
+            block.set_active(masks[name])
+
+    @torch.no_grad()
+    def read_gradients(self, factor: float = 1.0) -> bool:
+        """Give α the gradient of Eq. 12, after backward and before the optimizer's step; ``factor`` multiplies it.
+
+        Returns:
+            False, and α gets none, if there is no noise to learn from.
+        """
+        if self._noise is None:
+            return False
+        slope = gate_slope(torch.cat([alpha.detach() for alpha in self.alphas]), self._noise, self.temperature)
+        gradients = torch.cat([block.gate_gradients() for block in self.blocks.values()]).to(slope.dtype)
+        for alpha, gradient in zip(self.alphas, self._split(factor * gradients * slope)):
+            alpha.grad = gradient
+        return True
 
     def masks_by_block(self, mask: np.ndarray) -> dict[str, Tensor]:
         """Block name -> its part of a mask, as a bool tensor; those of copies too."""

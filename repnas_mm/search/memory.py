@@ -47,9 +47,8 @@ def block_bytes(block: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, ke
         kept: Numbers of the active candidates.
     """
     copy = revert_sync_batchnorm(deepcopy(block)).to(device='meta', dtype=dtype).train()
-    noise = torch.zeros(len(copy.candidates), device='meta')
     copy.warm_started = False  # taking over the first batch's statistics is not part of a step, and needs data
-    copy.set_active([j in kept for j in range(len(copy.candidates))], noise)
+    copy.set_active([j in kept for j in range(len(copy.candidates))])
     x = torch.empty(shape, dtype=dtype, device='meta', requires_grad=True)
     with torch.enable_grad():
         # a view of the input, so that an in-place operation in the block may not meet a leaf

@@ -25,11 +25,10 @@ def importance(alpha: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor
     return torch.sigmoid((alpha + noise) / temperature)
 
 
-def gates(alpha: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-    """Compute z of the kept branches: exactly 1, with ∂z/∂α = Z(1 - Z)/λ (Eq. 12, 13)."""
+def gate_slope(alpha: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    """Compute ∂z/∂α = Z(1 - Z)/λ of the kept branches, whose z itself is 1 (Eq. 12, 13)."""
     z = importance(alpha, noise, temperature)
-    # in this order: Z - stopgrad(Z) is exactly 0, so the sum is exactly 1 in any precision
-    return 1 + (z - z.detach())
+    return z * (1 - z) / temperature
 
 
 def rank(scores: np.ndarray, block_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -43,7 +43,6 @@ def shrink_cfg(small_cfg):
 def test_a_block_is_one_graph_with_the_gradients_of_autograd(shape, settings):
     torch.manual_seed(0)
     block = ODBBlock(*shape, **settings).double()
-    block.set_active([True] * len(block.candidates), torch.zeros(len(block.candidates), dtype=torch.float64))
     x = torch.randn(2, shape[0], 9, 9, dtype=torch.float64, requires_grad=True)
     results = {}
     state = {name: t.clone() for name, t in block.state_dict().items()}

@@ -388,6 +388,12 @@ def test_bad_arguments_stop_at_the_start(small_cfg, run, change, message):
         run(small_cfg)
 
 
+def test_blocks_with_frozen_norms_have_nothing_that_alpha_could_learn_from(small_cfg, run):
+    small_cfg.model.backbone.norm_cfg = dict(type='BN', requires_grad=False)
+    with pytest.raises(ValueError, match='neither frozen nor with frozen BNs, or remove the hook'):
+        run(small_cfg)
+
+
 def test_a_model_without_blocks_is_refused(small_cfg, run):
     small_cfg.model.backbone = dict(type='LeNet5')
     small_cfg.model.neck = None

@@ -41,8 +41,6 @@ def assert_equal(first, second):
 @blocks
 def test_an_empty_batch_passes_and_teaches_nothing(arguments):
     block = make_block(**arguments).train()
-    if block.alpha is not None:
-        block.set_active([True] * len(block.candidates), torch.zeros(len(block.candidates), dtype=torch.float64))
     before = state(block)
     x = images(block, 0).requires_grad_()
     y = block(x)

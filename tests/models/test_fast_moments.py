@@ -92,7 +92,7 @@ def test_a_strided_block_computes_what_it_does_with_a_norm_it_cannot_fold(names,
     results = []
     for b in (block, other):
         image = make_image(2, 4, 9, 8).requires_grad_()
-        b.set_active(mask_of(b, names), torch.zeros(len(b.candidates), dtype=torch.float64))
+        b.set_active(mask_of(b, names))
         y = b(image)
         y.square().sum().backward()
         results.append([y, image.grad, *(p.grad for p in b.parameters() if p.grad is not None), *b.buffers()])

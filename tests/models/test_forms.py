@@ -108,7 +108,7 @@ def test_a_checkpoint_without_a_single_active_branch_is_an_error():
 
 def test_a_deep_copy_is_equal_and_independent():
     block = make_block().eval()
-    block.set_active(mask_of(block, KEPT), torch.zeros(7, dtype=torch.float64), temperature=0.5)
+    block.set_active(mask_of(block, KEPT))
     x = make_image(2, 4, 6, 7)
     expected, clone = block(x), copy.deepcopy(block)
     assert torch.equal(clone(x), expected)

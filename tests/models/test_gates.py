@@ -1,4 +1,4 @@
-"""The gate z of Eq. 12 and 13: nothing in the forward pass, Z(1 - Z)/λ in the backward pass."""
+"""The gradient of the gates z = 1 of Eq. 12 and 13, which a block reads off its BNs."""
 
 import copy
 
@@ -7,105 +7,86 @@ import torch
 from blocks import make_block, make_image, mask_of, masks
 from reference import Reference
 
-from repnas_mm.search.sampler import gates
+
+def backward(block, image, upstream):
+    """Run forward and backward of the block without its activation; afterwards its BNs have gradients."""
+    block(image).backward(upstream)
+    return block.gate_gradients()
 
 
-def noise_for(block, seed=0):
-    u = torch.rand(len(block.candidates), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (u / (1 - u)).log().to(block.alpha.dtype)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_z_is_exactly_one_for_any_alpha_and_noise(dtype):
-    extreme = torch.tensor([1e-30, 1e-8, 90.0, 1e4, -1e-30, -1e-8, -90.0, -1e4])
-    alpha = torch.cat([extreme, torch.linspace(-20, 20, 401)]).to(dtype)
-    for noise in (-30.0, -1.8, 0.0, 0.3, 30.0):
-        for temperature in (0.1, 1.0, 10.0):
-            z = gates(alpha, torch.full_like(alpha, noise), temperature)
-            assert torch.equal(z, torch.ones_like(z)), (noise, temperature)
+def upstream_of(*shape, seed=3):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
-@pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
-@pytest.mark.parametrize('out_channels', [4, 48], ids=['block', 'stem'])
-def test_gated_output_is_the_ungated_one_bit_for_bit(stride, share_weights, training, out_channels):
-    original = make_block(4, out_channels, stride=stride, share_weights=share_weights, dtype=torch.float32)
-    original.train(training)
-    x = make_image(2, 4, 6, 7, dtype=torch.float32)
-    for mask in masks(original)[::7]:
-        gated, ungated = copy.deepcopy(original), copy.deepcopy(original)
-        gated.set_active(mask, noise_for(gated), temperature=0.7)
-        ungated.set_active(mask)
-        assert torch.equal(gated(x), ungated(x)), gated.active_branches
-
-
-@pytest.mark.parametrize('temperature', [0.5, 1.0, 3.0])
-@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
-@pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
-@pytest.mark.parametrize('out_channels', [4, 128], ids=['block', 'stem'])
-def test_alpha_gradient_is_eq_12_and_exactly_zero_for_dropped_branches(
-    out_channels, share_weights, training, temperature
+@pytest.mark.parametrize(
+    'shape',
+    [
+        dict(out_channels=4, kernel_size=5),
+        dict(out_channels=4, kernel_size=5, with_cp=True),
+        dict(out_channels=6, stride=2),
+        dict(out_channels=8, groups=2, dilation=2),
+        dict(out_channels=128, kernel_size=5),
+    ],
+    ids=['block', 'recomputing', 'strided', 'grouped', 'stem'],
+)
+def test_it_is_what_the_output_of_a_branch_is_worth_and_exactly_zero_for_dropped_branches(
+    shape, share_weights, training
 ):
-    original = make_block(4, out_channels, kernel_size=5, share_weights=share_weights).train(training)
+    original = make_block(4, **shape, share_weights=share_weights).train(training)
     x = make_image(3, 4, 6, 7)
-    upstream = torch.randn(3, out_channels, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    upstream = upstream_of(*original(x).shape)
+    original = make_block(4, **shape, share_weights=share_weights).train(training)
     for mask in masks(original)[::9]:
-        block, reference, noise = copy.deepcopy(original), Reference(original), noise_for(original)
-        block.set_active(mask, noise, temperature)
-        block(x).backward(upstream)
-
+        block, reference = copy.deepcopy(original), Reference(original)
+        block.set_active(mask)
+        got = backward(block, x.clone().requires_grad_(), upstream)
         outputs = reference.branches(x, block.active_branches, training)
-        z = 1 / (1 + (-(reference.parameters['alpha'].detach() + noise) / temperature).exp())
         for j, name in enumerate(block.candidates):
             if name in outputs:
-                expected = (upstream * outputs[name]).sum() * z[j] * (1 - z[j]) / temperature
-                torch.testing.assert_close(block.alpha.grad[j], expected.detach(), rtol=1e-10, atol=1e-10)
+                expected = (upstream * outputs[name]).sum().detach()
+                torch.testing.assert_close(got[j], expected, rtol=1e-10, atol=1e-10)
             else:
-                assert block.alpha.grad[j] == 0
+                assert got[j] == 0
 
 
-def test_gates_leave_every_other_gradient_as_it_is():
-    gated = make_block()
-    ungated = copy.deepcopy(gated)
-    mask = mask_of(gated, ('kxk', '1x1_kxk', '1x1_avg', 'skip'))
-    gated.set_active(mask, noise_for(gated))
-    ungated.set_active(mask)
-    for block in (gated, ungated):
-        block(make_image(2, 4, 6, 7)).square().sum().backward()
-    for (name, p), q in zip(gated.named_parameters(), ungated.parameters()):
-        if name == 'alpha':
-            assert q.grad is None and (p.grad != 0).sum() == 4
-        elif q.grad is None:
-            assert p.grad is None
-        else:
-            torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-12)
+def test_gradients_of_several_backward_passes_add_up_until_they_are_dropped():
+    block = make_block().eval()  # in training mode, the border of the second pass would differ
+    passes = [(make_image(2, 4, 6, 7, seed=seed), upstream_of(2, 4, 6, 7, seed=seed)) for seed in range(2)]
+    alone = []
+    for image, upstream in passes:
+        alone.append(backward(block, image, upstream))
+        block.zero_grad()
+    assert not block.gate_gradients().any()
+    for image, upstream in passes:
+        together = backward(block, image, upstream)
+    torch.testing.assert_close(together, sum(alone), rtol=1e-12, atol=1e-12)
+    block.zero_grad(set_to_none=False)
+    assert not block.gate_gradients().any()
 
 
-def test_the_gate_keeps_no_feature_map():
-    saved = {}
-    for noise in (None, torch.zeros(7, dtype=torch.float64)):
-        block = make_block()
-        block.set_active([True] * 7, noise)
-        shapes = saved[noise is None] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t, shapes=shapes: shapes.append(tuple(t.shape)) or t, lambda t: t
-        ):
-            block(make_image(2, 4, 6, 7))
-    maps = {ungated: sorted(shape for shape in shapes if len(shape) == 4) for ungated, shapes in saved.items()}
-    assert maps[True] == maps[False]
-
-
-def test_a_block_that_was_never_searched_has_no_gates():
+def test_a_branch_that_left_since_the_backward_counts_no_more():
     block = make_block()
-    assert block.active.tolist() == [True] * 7
-    assert block.active_branches == block.candidates
-    x = make_image(2, 4, 6, 7)
-    expected = sum(Reference(block).branches(x, block.candidates, True).values())
-    y = block(x)
-    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
-    y.sum().backward()
+    before = backward(block, make_image(2, 4, 6, 7), upstream_of(2, 4, 6, 7))
+    assert before.all()
+    kept = mask_of(block, ('kxk', 'skip'))
+    block.set_active(kept)
+    torch.testing.assert_close(block.gate_gradients(), before * torch.tensor(kept))
+
+
+def test_alpha_itself_has_no_part_in_forward_and_backward():
+    block = make_block()
+    block(make_image(2, 4, 6, 7)).sum().backward()
     assert block.alpha.grad is None
+
+
+@pytest.mark.parametrize('frozen', ['weight', 'bias'])
+def test_a_block_whose_norms_do_not_train_has_nothing_to_search_by(frozen):
+    block = make_block()
+    assert block.searchable
+    getattr(block.branches['kxk'].norm, frozen).requires_grad_(False)
+    assert not block.searchable
 
 
 @pytest.mark.parametrize('kept', [('1xk',), ('kxk', 'skip'), ('1x1', 'kxk', '1x1_avg', 'kx1')])
@@ -117,11 +98,10 @@ def test_before_a_normalized_block_branches_can_only_win_from_each_other(kept):
     head = torch.nn.Linear(8, 5).double()
     images, labels = make_image(16, 8, 6, 6), torch.arange(16) % 5
     for block in blocks:
-        block.set_active(mask_of(block, kept), torch.zeros(len(block.candidates)))
+        block.set_active(mask_of(block, kept))
     features = blocks[1](blocks[0](images)).mean((2, 3))
     torch.nn.functional.cross_entropy(5 * head(features), labels).backward()
-    slopes = [block.alpha.sigmoid() * (1 - block.alpha.sigmoid()) for block in blocks]
-    first, last = (block.alpha.grad / slope for block, slope in zip(blocks, slopes))
+    first, last = (block.gate_gradients() for block in blocks)
     assert abs(first.sum()) < 1e-3 * last.abs().sum()
     assert abs(last.sum()) > 0.1 * last.abs().max()  # while the last block scales the logits
     if len(kept) == 1:

@@ -36,17 +36,16 @@ def assert_same(plain, recomputing, images):
         assert torch.equal(p, q), name
 
 
-@pytest.mark.parametrize('gated', [False, True], ids=['ungated', 'gated'])
 @pytest.mark.parametrize('stride, dilation', [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize('share_weights', [True, False], ids=['shared', 'unshared'])
 @pytest.mark.parametrize('out_channels', [4, 128], ids=['block', 'stem'])
-def test_outputs_gradients_and_statistics_are_those_without(out_channels, share_weights, stride, dilation, gated):
+def test_outputs_gradients_and_statistics_are_those_without(out_channels, share_weights, stride, dilation):
     shape = dict(out_channels=out_channels, kernel_size=5, stride=stride, dilation=dilation)
     originals = pair(**shape, share_weights=share_weights)
     for mask in masks(originals[0])[::9]:
         plain, recomputing = copy.deepcopy(originals)
         for block in (plain, recomputing):
-            block.set_active(mask, torch.linspace(-2, 2, len(mask), dtype=torch.float64) if gated else None)
+            block.set_active(mask)
         assert_same(plain, recomputing, [make_image(2, 4, 6, 7)])
 
 
@@ -132,13 +131,10 @@ class Open(Checkpointed):
 
 @pytest.mark.parametrize('use_reentrant', [True, False])
 @pytest.mark.parametrize('with_cp', [True, False], ids=['own recomputation', 'none'])
-@pytest.mark.parametrize('gated', [False, True], ids=['ungated', 'gated'])
 @pytest.mark.parametrize(('out_channels', 'stride'), [(4, 1), (4, 2), (128, 2)], ids=['block', 'stride', 'stem'])
 @pytest.mark.parametrize('calls', [1, 3])
-def test_under_other_codes_checkpointing_all_is_the_same(calls, out_channels, stride, gated, with_cp, use_reentrant):
+def test_under_other_codes_checkpointing_all_is_the_same(calls, out_channels, stride, with_cp, use_reentrant):
     block = make_block(out_channels=out_channels, stride=stride, with_cp=with_cp)
-    if gated:
-        block.set_active([True] * len(block.candidates), torch.linspace(-1, 1, len(block.candidates)).double())
     images = [make_image(2, 4, 6, 7, seed=seed) for seed in range(calls)]
     assert_same(Open(copy.deepcopy(block), use_reentrant), Checkpointed(block, use_reentrant), images)
 

@@ -51,25 +51,23 @@ class TwoConvolutions(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(2))
         self.register_buffer('active', torch.ones(2, dtype=torch.bool))
         self.active_branches, self.deploy = self.candidates, False
-        self._z = None
 
     @property
     def searchable(self):
         return self.alpha is not None
 
-    def set_active(self, active, noise=None, temperature=1.0):
+    def set_active(self, active):
         self.active.copy_(torch.as_tensor(active))
         self.active_branches = tuple(name for name, kept in zip(self.candidates, active) if kept)
-        self._noise = noise
+
+    def gate_gradients(self):
+        return self._gates.grad
 
     def forward(self, x):
         if self.deploy:
             return self._fused(x)
-        z = torch.ones(2)
-        if self.alpha is not None and getattr(self, '_noise', None) is not None:
-            z = torch.sigmoid(self.alpha + self._noise)
-            z = 1 + z - z.detach()
-        gates = dict(zip(self.candidates, z))
+        self._gates = torch.ones(2, requires_grad=True)
+        gates = dict(zip(self.candidates, self._gates))
         return sum(gates[name] * self._convs[name](x) for name in self.active_branches)
 
     def switch_to_subnet(self, branches=None):

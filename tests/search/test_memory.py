@@ -49,7 +49,7 @@ def test_a_size_that_is_no_number_of_bytes_is_refused(size):
 def really_saved(block: nn.Module, x: torch.Tensor, kept: tuple[int, ...]) -> int:
     """What the allocator has given out and not got back when one real training forward is over, but for its output."""
     block = deepcopy(block).train()
-    block.set_active([j in kept for j in range(len(block.candidates))], torch.zeros(len(block.candidates)))
+    block.set_active([j in kept for j in range(len(block.candidates))])
     x.requires_grad_()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         graph = block(x).grad_fn
@@ -103,7 +103,7 @@ def test_half_precision_takes_half():
 def test_counting_leaves_the_block_as_it_was():
     torch.manual_seed(0)
     block = ODBBlock(8, 8)
-    block.set_active([True, False, True, False, False, False, True], torch.ones(7), 2.0)
+    block.set_active([True, False, True, False, False, False, True])
     block(torch.randn(2, 8, 8, 8)).sum().backward()
     block.eval()
     state, grads = deepcopy(block.state_dict()), {n: p.grad for n, p in block.named_parameters()}
@@ -114,14 +114,14 @@ def test_counting_leaves_the_block_as_it_was():
     assert all(torch.equal(state[key], after[key]) and state[key].dtype == after[key].dtype for key in state)
     assert all(p.grad is grads[n] for n, p in block.named_parameters())
     assert block.active_branches == ('1x1', '1x1_kxk', 'skip')
-    assert (block.noise == 1).all() and block.temperature == 2.0 and not block.training
+    assert not block.training
     assert torch.equal(random_state, torch.get_rng_state())
 
 
 def test_the_answer_does_not_depend_on_the_blocks_present_state():
     block = ODBBlock(8, 8)
     fresh = block_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4))
-    block.set_active([False] * 6 + [True], torch.zeros(7))
+    block.set_active([False] * 6 + [True])
     block.eval()
     assert block_bytes(block, (4, 8, 16, 16), torch.float32, (1, 4)) == fresh
 

@@ -48,8 +48,6 @@ def fixed_network() -> nn.Sequential:
             teacher = deepcopy(block).eval()
             teacher.switch_to_subnet(kept)
             x = teacher(x)
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad = name.endswith('alpha')
     return net.eval()
 
 
@@ -66,8 +64,9 @@ def search_for(teacher: nn.Module, net: nn.Module, seed: int, steps: int = 300) 
         with torch.no_grad():
             target = standardized(teacher(x))
         search.apply(*search.sample())
-        optimizer.zero_grad(set_to_none=False)
+        net.zero_grad()
         F.mse_loss(standardized(net(x)), target).backward()
+        search.read_gradients()
         optimizer.step()
     return search
 

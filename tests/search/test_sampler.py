@@ -1,4 +1,4 @@
-"""Noise, importance, gates and ranking (paper 3.4) against slow references written from Eq. 11 to 13."""
+"""Noise, importance, slopes of gates and ranking (paper 3.4) against slow references written from Eq. 11 to 13."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repnas_mm.search.sampler import gates, importance, keep_memory, keep_number, logistic_noise
+from repnas_mm.search.sampler import gate_slope, importance, keep_memory, keep_number, logistic_noise
 
 
 def sigmoid(x: float) -> float:
@@ -61,7 +61,7 @@ def test_noise_leaves_the_global_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-# ---------------------------------------------------------------------------------------- importance, gates
+# --------------------------------------------------------------------------------------- importance, slopes
 
 
 @given(alpha=st.floats(-30, 30), zeta=st.floats(-30, 30), temperature=st.floats(0.1, 10))
@@ -76,35 +76,18 @@ def test_a_larger_alpha_is_more_important():
     assert (z.diff() > 0).all()
 
 
-@pytest.mark.parametrize('temperature', [0.1, 1.0, 5.0])
-def test_gates_are_exactly_one_in_float32(temperature):
-    alpha = torch.cat([torch.linspace(-200, 200, 4001), torch.tensor([-1e30, -1e4, -1e-30, 0.0, 1e-30, 1e4, 1e30])])
-    noise = logistic_noise(len(alpha), torch.Generator().manual_seed(0))
-    assert (gates(alpha, noise, temperature) == 1).all()
+@given(alpha=st.floats(-30, 30), zeta=st.floats(-30, 30), temperature=st.floats(0.1, 10))
+@settings(deadline=None)
+def test_the_slope_of_a_gate_is_that_of_equation_12(alpha, zeta, temperature):
+    slope = gate_slope(torch.tensor(alpha, dtype=torch.float64), torch.tensor(zeta, dtype=torch.float64), temperature)
+    z = sigmoid((alpha + zeta) / temperature)
+    # 1 - Z is known to one unit in the last place of 1
+    assert slope.item() == pytest.approx(z * (1 - z) / temperature, rel=1e-10, abs=2**-52 / temperature)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_gates_are_exactly_one_in_half_precision(dtype):
-    alpha = torch.linspace(-60, 60, 2001, dtype=dtype)
-    assert (gates(alpha, torch.zeros_like(alpha)) == 1).all()
-
-
-@pytest.mark.parametrize('temperature', [0.5, 1.0, 3.0])
-def test_gates_have_the_gradient_of_equation_12(temperature):
-    alpha = torch.tensor([-4.0, -1.5, 0.0, 0.25, 2.0, 6.0], requires_grad=True)
-    noise = torch.tensor([0.5, -2.0, 0.0, 1.0, -0.5, 3.0])
-    upstream = torch.tensor([1.0, -2.0, 3.0, 0.5, -1.0, 10.0])
-    gates(alpha, noise, temperature).backward(upstream)
-    for a, zeta, up, grad in zip(alpha.tolist(), noise.tolist(), upstream.tolist(), alpha.grad.tolist()):
-        z = sigmoid((a + zeta) / temperature)
-        # 1 - Z is known to one unit in the last place of 1, in float32
-        assert grad == pytest.approx(up * z * (1 - z) / temperature, rel=1e-6, abs=2**-23 * abs(up) / temperature)
-
-
-def test_gates_have_no_gradient_where_they_saturate_and_never_nan():
-    alpha = torch.tensor([-1e30, -1e4, 1e4, 1e30], requires_grad=True)
-    gates(alpha, torch.zeros(4)).sum().backward()
-    assert alpha.grad.tolist() == [0, 0, 0, 0]
+def test_a_gate_has_no_slope_where_it_saturates_and_never_nan():
+    alpha = torch.tensor([-1e30, -1e4, 1e4, 1e30])
+    assert gate_slope(alpha, torch.zeros(4)).tolist() == [0, 0, 0, 0]
 
 
 # -------------------------------------------------------------------------------------------- global ranking

@@ -7,7 +7,7 @@ from torch import nn
 from repnas_mm.search.memory import bytes_saved_for_backward
 
 from .compared import repvgg_branches, searched, stock
-from .draws import draws
+from .draws import draws, searches
 from .naive import naive
 from .settings import Setting
 from .targets import line
@@ -19,7 +19,7 @@ def measure(setting: Setting, times: int) -> list[dict]:
     rival, num_branches = naive(backbone), repvgg_branches(backbone)
     base_bytes = backbone_bytes(base, setting)
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for gates in draws(backbone, rival, num_branches, setting.arch, times, 1):
+    for gates in draws(*searches(backbone, rival, num_branches), setting.arch, times, 1):
         ours = backbone_bytes(backbone, setting)
         ratios['bytes saved for backward ÷ stock RepVGG', gates].append(ours / base_bytes)
         ratios['bytes saved for backward ÷ naive', gates].append(ours / backbone_bytes(rival, setting))

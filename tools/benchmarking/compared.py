@@ -8,11 +8,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, RepVGG
 from mmpretrain.structures import DataSample
-from torch import Tensor, nn
+from torch import nn
 
 from repnas_mm.engine.alpha_optimizer import AlphaOptimizer
 from repnas_mm.models import ODBBBackbone
-from repnas_mm.search import Genotype
+from repnas_mm.search import BranchSearch, Genotype
 
 from .settings import Setting
 
@@ -51,12 +51,12 @@ def repvgg_branches(backbone: ODBBBackbone) -> int:
 
 
 class TrainingStep:
-    """One step of a classifier on one batch, with α beside the weights where ``backbone`` has it.
+    """One step of a classifier on one batch.
 
     Args:
         backbone: Of the setting's arch.
         setting: Its batch size, precision, memory format and device.
-        searched_by_hook: RepNASHook will step α.
+        search: Of the blocks in ``backbone``; its α is stepped beside the weights.
         compile_options: What `torch.compile` takes, to compile the step as a runner with ``compile`` does.
     """
 
@@ -64,7 +64,7 @@ class TrainingStep:
         self,
         backbone: nn.Module,
         setting: Setting,
-        searched_by_hook: bool = False,
+        search: BranchSearch | None = None,
         compile_options: Mapping | None = None,
     ):
         backbone = backbone.to(setting.device, memory_format=setting.memory_format)
@@ -76,10 +76,8 @@ class TrainingStep:
         self.tf32 = setting.tf32
         self.model.train()
         self.optim_wrapper = build_optim_wrapper(self.model, dict(precision, optimizer=optimizer))
-        alphas = [module.alpha for module in backbone.modules() if isinstance(getattr(module, 'alpha', None), Tensor)]
-        self.alpha_optimizer = None
-        if alphas and not searched_by_hook:
-            self.alpha_optimizer = AlphaOptimizer(alphas, self.optim_wrapper, dict(type='Adam', lr=1e-4))
+        if search is not None:
+            AlphaOptimizer(search, self.optim_wrapper.optimizer, dict(type='Adam', lr=1e-4))
         if compile_options is not None:
             self.model.train_step = torch.compile(self.model.train_step, **compile_options)
         samples = [DataSample().set_gt_label(i % CLASSES) for i in range(setting.batch_size)]
@@ -87,9 +85,5 @@ class TrainingStep:
 
     def run(self) -> None:
         """Run forward, loss, backward and the optimizers' steps."""
-        if self.alpha_optimizer:
-            self.alpha_optimizer.start_iter()
         torch.backends.cudnn.allow_tf32 = self.tf32
         self.model.train_step(self.batch, self.optim_wrapper)
-        if self.alpha_optimizer:
-            self.alpha_optimizer.finish_iter()

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor, nn
 
-from repnas_mm.models import ODBBBackbone
 from repnas_mm.search import BranchSearch, find_blocks, resolve_genotype
 
 from .naive import naive_blocks
@@ -14,16 +13,17 @@ from .naive import naive_blocks
 CONVERGED = {'A0': 'odbb_a0_authors'}
 
 
-def draws(
-    backbone: ODBBBackbone, rival: nn.Module, num_branches: int, arch: str, random: int, fixed: int
-) -> Iterator[str]:
-    """Set the gates of ``backbone`` and of its naive copy ``rival``; yields what they are: random or converged.
+def searches(backbone: nn.Module, rival: nn.Module, num_branches: int) -> tuple[BranchSearch, BranchSearch]:
+    """Searches at C = ``num_branches`` over the blocks of ``backbone`` and over those of its naive copy ``rival``."""
+    return BranchSearch(find_blocks(backbone), num_branches), BranchSearch(naive_blocks(rival), num_branches)
 
-    Random gates are what the search draws at C = ``num_branches``, so many times; converged ones are the authors'
-    genotype, if there is one for the arch.
+
+def draws(search: BranchSearch, same: BranchSearch, arch: str, random: int, fixed: int) -> Iterator[str]:
+    """Set the gates of two searches over the same network alike; yields what they are: random or converged.
+
+    Random gates are what the first search draws, so many times; converged ones are the authors' genotype, if there is
+    one for the arch.
     """
-    search = BranchSearch(find_blocks(backbone), num_branches)
-    same = BranchSearch(naive_blocks(rival), num_branches)
 
     def set_gates(mask: np.ndarray, noise: Tensor) -> None:
         search.apply(mask, noise)

@@ -34,7 +34,7 @@ def measure(
     variants = {'all': (), **{path: (path,) for path in paths}}
     backbone = searched(setting)
     search = BranchSearch(find_blocks(backbone), repvgg_branches(backbone))
-    training = TrainingStep(backbone, setting)
+    training = TrainingStep(backbone, setting, search)
 
     def step(*names: str) -> None:
         with without(*names):

@@ -40,7 +40,7 @@ def measure(setting: Setting, times: int) -> list[dict]:
 def _row(axis: str, setting: Setting, num_branches: int, times: int) -> dict:
     base, backbone = stock(setting), searched(setting)
     search = BranchSearch(find_blocks(backbone), num_branches)
-    runs = {name: TrainingStep(net, setting).run for name, net in {'search': backbone, 'stock': base}.items()}
+    runs = {'search': TrainingStep(backbone, setting, search).run, 'stock': TrainingStep(base, setting).run}
     saved, seconds, stock_seconds = [], [], []
     for i in range(times):
         search.apply(*search.sample())

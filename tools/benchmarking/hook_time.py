@@ -51,7 +51,7 @@ def measure(setting: Setting, times: int) -> list[dict]:
     """Ratio of the hook's own time to that of the rest of the step, over so many steps of a run."""
     backbone = searched(setting)
     timed = _Timed(repvgg_branches(backbone), strategy='sample')
-    training = TrainingStep(backbone, setting, searched_by_hook=True)
+    training = TrainingStep(backbone, setting)
     steps = WARMUP + times
     with TemporaryDirectory() as work_dir:
         Runner(

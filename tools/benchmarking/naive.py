@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from repnas_mm.models import ODBBlock
 from repnas_mm.models.norm import border_value
 from repnas_mm.search import find_blocks
-from repnas_mm.search.sampler import gates
 
 
 class NaiveBlock(nn.Module):
-    """``act(sum_j z_j * branch_j(x))`` from modules of its own for every branch, with z multiplied into feature maps.
+    """``act(sum_j z_j * branch_j(x))`` from modules of its own for every branch, with z = 1 times its feature map.
 
     It has the candidates, α and activation of ``block``, an `ODBBlock` in search form without groups.
     """
@@ -25,18 +24,22 @@ class NaiveBlock(nn.Module):
         self.alpha = nn.Parameter(block.alpha.detach().clone())
         shape = (block.in_channels, block.out_channels, block.kernel_size, block.stride)
         self.branches = nn.ModuleDict({name: _branch(name, *shape) for name in self.candidates})
-        self.register_buffer('noise', torch.zeros(len(self.candidates)), persistent=False)
-        self.set_active([True] * len(self.candidates), self.noise)
+        self.set_active([True] * len(self.candidates))
 
-    def set_active(self, active: Iterable[bool], noise: Tensor, temperature: float = 1.0) -> None:
+    def set_active(self, active: Iterable[bool]) -> None:
         """Choose the branches of the next forwards, as `ODBBlock.set_active` does."""
         self.active = [bool(kept) for kept in active]
-        self.noise, self.temperature = noise, temperature
+        self.gates: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        z = gates(self.alpha, self.noise, self.temperature)
+        self.gates = z = torch.ones_like(self.alpha, requires_grad=True)
         kept = [name for name, active in zip(self.candidates, self.active) if active]
         return self.act(sum(z[self.candidates.index(name)] * self.branches[name](x) for name in kept))
+
+    def gate_gradients(self) -> Tensor:
+        """Gradient of the loss for z, of the last forward, as `ODBBlock.gate_gradients` returns it."""
+        assert self.gates is not None and self.gates.grad is not None
+        return self.gates.grad
 
 
 def naive(backbone: nn.Module) -> nn.Module:

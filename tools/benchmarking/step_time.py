@@ -12,7 +12,7 @@ from measuring.operations import multiply_adds
 from measuring.timing import take_turns
 
 from .compared import TrainingStep, repvgg_branches, searched, stock, subnet
-from .draws import draws
+from .draws import draws, searches
 from .naive import naive
 from .settings import Setting
 from .targets import line
@@ -26,10 +26,11 @@ def measure(setting: Setting, times: int) -> list[dict]:
     base, backbone = stock(setting), searched(setting)
     rival, num_branches = naive(backbone), repvgg_branches(backbone)
     base_work = multiply_adds(base, setting.in_channels, setting.image_size)
-    networks = {'search': backbone, 'stock RepVGG': base, 'naive': rival}
-    runs = {name: TrainingStep(network, setting).run for name, network in networks.items()}
+    search, same = searches(backbone, rival, num_branches)
+    networks = {'search': (backbone, search), 'stock RepVGG': (base, None), 'naive': (rival, same)}
+    runs = {name: TrainingStep(network, setting, of).run for name, (network, of) in networks.items()}
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for gates in draws(backbone, rival, num_branches, setting.arch, times, -(-times // 2)):
+    for gates in draws(search, same, setting.arch, times, -(-times // 2)):
         runs['fixed subnet'] = TrainingStep(subnet(backbone), setting).run
         seconds = take_turns(runs, ROUNDS, ROUNDS, 0)
         peaks = {name: _peak(run, setting.device) for name, run in runs.items()}

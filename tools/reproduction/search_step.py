@@ -39,14 +39,12 @@ def search_step(cfg: Config, device: torch.device | str = 'cpu') -> tuple[Callab
     model = get_model(cfg, device=device).train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     search = BranchSearch(find_blocks(model), hook.num_branches, hook.memory)
-    alpha_optimizer = AlphaOptimizer(search.alphas, optim_wrapper, hook.alpha_optimizer_cfg)
+    AlphaOptimizer(search, optim_wrapper.optimizer, hook.alpha_optimizer_cfg)
     batch = _random_batch(cfg)
 
     def step() -> None:
         search.apply(*search.sample())
-        alpha_optimizer.start_iter()
         model.train_step(batch, optim_wrapper)
-        alpha_optimizer.finish_iter()
 
     return step, search
 

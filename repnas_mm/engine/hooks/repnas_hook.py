@@ -114,7 +114,6 @@ class RepNASHook(SafeLoadHook):
         self._mask = np.empty(0, dtype=bool)
         self._noise: Tensor | None = None
         self._sample_next = True
-        self._alpha_is_new = False  # since its last picture
         self._best: np.ndarray | None = None  # while a validation runs
         self._genotype: np.ndarray | None = None  # once it is frozen
         self._log, self._log_interval = SearchLog(), 0
@@ -150,7 +149,7 @@ class RepNASHook(SafeLoadHook):
         if not blocks:
             raise ValueError(
                 f'RepNASHook found no block to search in {type(unwrap(runner.model)).__name__}; {NO_BLOCKS_HINT}, '
-                'without genotype and deploy and not frozen, or remove the hook.'
+                'without genotype and deploy, and neither frozen nor with frozen BNs, or remove the hook.'
             )
         check_unused_parameters(runner.model)
         warn_of_untrained(blocks, runner)
@@ -217,22 +216,19 @@ class RepNASHook(SafeLoadHook):
         elif phase != 'frozen' and self._sample_next:
             self._apply(*self.strategy.draw(runner))
             self._sample_next = False
-        self.alpha_optimizer.start_iter()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Step α where the model stepped, and report."""
+        """Draw anew next where the model stepped, and α with it, and report."""
         self._uncompiled.close()
-        learns = self._genotype is None and self.strategy.learns(runner)
-        if self.alpha_optimizer.finish_iter(update=learns):
+        if runner.optim_wrapper.should_update():
             self._sample_next = True
-            self._alpha_is_new |= learns
             copy_to_waiting_averages(runner, self.search.blocks)
         last = self.every_n_train_iters(runner, len(runner.train_dataloader))
         if last or self.every_n_inner_iters(batch_idx, self._log_interval):
             self._log.report(runner, self.search, self.phase(runner), self._mask, self.best())
-        if last and self._alpha_is_new:
+        if last and self.alpha_optimizer.moved:
             self._log.plot_alpha(runner, self.search)
-            self._alpha_is_new = False
+            self.alpha_optimizer.moved = False
 
     def _look(self, runner, inputs) -> None:
         if self._inputs.look(runner, inputs, self._genotype) and self._genotype is None:

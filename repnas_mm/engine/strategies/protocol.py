@@ -44,11 +44,8 @@ class Strategy(Protocol):
             ValueError: if the schedule has changed since, in a way in which that search cannot end well.
         """
 
-    def learns(self, runner) -> bool:
-        """Return True if α moves in this iteration."""
-
     def draw(self, runner) -> tuple[np.ndarray, Tensor | None]:
-        """Mask of the branches for this iteration, and ζ if α is to get gradients."""
+        """Mask of the branches for this iteration, and ζ if α is to learn from them."""
 
     def freeze(self, runner, data_batch) -> np.ndarray:
         """End the search in front of this iteration; mask of the genotype."""

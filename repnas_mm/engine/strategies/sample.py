@@ -9,7 +9,7 @@ from ...models.odbb import ODBBlock
 from ...models.start import start_as_mean
 from ...search.block import Block
 from ...search.branch_search import BranchSearch
-from ..alpha_optimizer import AlphaOptimizer
+from ..alpha_optimizer import AlphaOptimizer, only_optimizer
 from ..phases import Phases
 from ..recalibrate import gather_statistics, restart_statistics
 
@@ -43,7 +43,8 @@ class Sample:
                 "anew; remove compile from the config, or search with strategy='shrink'."
             )
         self.search = self.new_search(blocks, runner.seed or 0)
-        alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, self.alpha_optimizer_cfg)
+        optimizer = only_optimizer(runner.optim_wrapper)
+        alpha_optimizer = AlphaOptimizer(self.search, optimizer, self.alpha_optimizer_cfg)
         start, end = self.phases.search_span(runner)
         alpha_optimizer.warn_if_too_slow(end - start, runner.logger)
         self.alpha_optimizer = alpha_optimizer
@@ -65,12 +66,9 @@ class Sample:
                 f'would end at {end}; train longer, or shorten frozen.'
             )
 
-    def learns(self, runner) -> bool:
-        return self.phases.now(runner) == 'search'
-
     def draw(self, runner) -> tuple[np.ndarray, Tensor | None]:
         mask, noise = self.search.sample()
-        return mask, noise if self.learns(runner) else None
+        return mask, noise if self.phases.now(runner) == 'search' else None
 
     def freeze(self, runner, data_batch) -> np.ndarray:
         genotype = self.search.best()

@@ -15,7 +15,7 @@ from ...search.branch_search import BranchSearch
 from ...search.shrink import ShrinkSearch
 from ...search.space import BRANCHES
 from ..absorbing import absorb_in_next_forward, absorbing
-from ..alpha_optimizer import AlphaOptimizer
+from ..alpha_optimizer import AlphaOptimizer, only_optimizer
 from ..fusing import output_of
 from ..gate_descent import GateDescent
 from ..phases import Phases
@@ -66,7 +66,7 @@ class Shrink:
             )
         self.search = self.new_search(blocks)
         cfg = dict(type='GateDescent', steps=self._steps(runner))
-        self.alpha_optimizer = AlphaOptimizer(self.search.alphas, runner.optim_wrapper, cfg)
+        self.alpha_optimizer = AlphaOptimizer(self.search, only_optimizer(runner.optim_wrapper), cfg)
         return self.search, self.alpha_optimizer
 
     def learning(self, runner) -> tuple[int, int]:
@@ -100,12 +100,9 @@ class Shrink:
     def start(self, runner) -> None:
         start_shrinking(self.search)
 
-    def learns(self, runner) -> bool:
-        return self.phases.now(runner) == 'search' and runner.iter >= self.learning(runner)[0]
-
     def draw(self, runner) -> tuple[np.ndarray, Tensor | None]:
         mask, noise = self.search.sample()
-        return mask, noise if self.learns(runner) else None
+        return mask, noise if runner.iter >= self.learning(runner)[0] else None
 
     def freeze(self, runner, data_batch) -> np.ndarray:
         """Choose, and let the model's next forward and EMA's copy absorb what leaves, each with its own numbers.

@@ -16,7 +16,6 @@ PATHS = {
     'recompute': 'backward computes the outputs of 1×1 convolutions again instead of having them saved',
     'strided': 'where a block has a stride, inner BNs read their statistics off moments of the input',
     'stem': 'a stem trains as one convolution, with BN statistics from the moments of its input patches',
-    'gate_in_norm': 'gates multiply the γ and β of a BN instead of its feature map',
     'depthwise_pool': 'average pooling is a depth-wise convolution on the CPU',
 }
 

@@ -41,20 +41,18 @@ def applies(block, x: Tensor, call) -> bool:
     return all(type(norm) is nn.BatchNorm2d and norm.training for norm in norms)
 
 
-def forward(block, x: Tensor, gates: dict[str, Tensor] | None, call) -> Tensor:
+def forward(block, x: Tensor, call) -> Tensor:
     """Sum of the active branches in training mode, (N, out, H', W').
 
     Args:
         block: `ODBBlock`.
         x: (N, in, H, W).
-        gates: Active branch -> z, or None for 1.
         call: `BlockCall`.
     """
     with ops.without_autocast(x.device):
         with_ones, moments = _patches(block, x, call)
         pairs = [
-            _kernel_and_bias(block.branches[name], x, block.kernel, gates and gates[name], call, moments)
-            for name in block.active_branches
+            _kernel_and_bias(block.branches[name], x, block.kernel, call, moments) for name in block.active_branches
         ]
         kernel, bias = reparam.add_kernels(pairs)
     return ops.conv2d(with_ones, kernel, block.stride, call.padding, 1, bias, block.dilation)
@@ -72,10 +70,8 @@ def _patches(block, x: Tensor, call) -> tuple[Tensor, Moments]:
     return with_ones, input_moments(patches.unsqueeze(2), 1)
 
 
-def _kernel_and_bias(
-    branch, x: Tensor, kernel: Tensor | None, gate: Tensor | None, call, moments: Moments
-) -> reparam.Pair:
-    """One gated branch in training mode as (out, in + 1, K, K), over ``x`` and ones, and (out,)."""
+def _kernel_and_bias(branch, x: Tensor, kernel: Tensor | None, call, moments: Moments) -> reparam.Pair:
+    """One branch in training mode as (out, in + 1, K, K), over ``x`` and ones, and (out,)."""
     size, over_ones, bias = branch.kernel_size, None, None
     if branch.name == '1x1_kxk':
         first, second = fold_pointwise(branch, x, kernel, call), branch.crop(kernel)
@@ -93,6 +89,4 @@ def _kernel_and_bias(
     scale, shift = norm_from_moments(
         branch.norm, whole.flatten(1)[:, :, None, None], moments, not call.second_pass, bias
     )
-    if gate is not None:
-        scale, shift = scale * gate, shift * gate
     return reparam.fold_norm(whole, scale, shift)
