@@ -119,10 +119,11 @@ def source_meta(checkpoint: Mapping) -> dict:
 def save_model(state_dict: Mapping, path: Path, cfg: Config, **meta) -> None:
     """Write weights as ``path``, and beside it, under the same name, the config that loads them."""
     state = {key: value.detach().cpu() for key, value in state_dict.items()}
-    meta.update(cfg=cfg.pretty_text, repnas_mm_version=__version__)
+    text = cfg.pretty_text  # takes as long as several training steps where it has a genotype
+    meta.update(cfg=text, repnas_mm_version=__version__)
     save_atomic(dict(meta=plain(meta), state_dict=state), path)
     with atomic_write(path.with_suffix('.py')) as f:
-        f.write(cfg.pretty_text.encode())
+        f.write(text.encode())
 
 
 def save_subnet(subnet: nn.Module, path: Path, cfg: Config, genotype: Genotype, **meta) -> None:
