@@ -32,12 +32,13 @@ class Convolutions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def step(block, image, dtype=None):
-    """Output and all gradients of one step; backward runs outside autocast, as in training."""
+def step(block, image, dtype=None, backward_dtype=None):
+    """Output and all gradients of one step; backward runs outside autocast, as in training, or under its own."""
     block, image = copy.deepcopy(block), image.clone().requires_grad_()
     with torch.autocast('cpu', dtype, enabled=dtype is not None):
         y = block(image)
-    y.square().sum().backward()
+    with torch.autocast('cpu', backward_dtype, enabled=backward_dtype is not None):
+        y.square().sum().backward()
     return [y, image.grad, *(p.grad for p in block.parameters() if p.grad is not None), *block.buffers()]
 
 
@@ -52,10 +53,11 @@ def test_every_number_is_the_same_bit_for_bit(share_weights, stride, training):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.parametrize('dtypes', [(torch.bfloat16, None), (None, torch.bfloat16)], ids=['forward', 'backward'])
 @pytest.mark.parametrize('stride', [1, 2])
-def test_under_autocast_backward_computes_in_the_precision_of_the_forward(stride):
+def test_under_autocast_backward_computes_in_the_precision_of_the_forward(stride, dtypes):
     block, image = make_block(dtype=torch.float32, stride=stride), torch.randn(*IMAGE)
-    got, expected = step(block, image, torch.bfloat16), without_recompute(step, block, image, torch.bfloat16)
+    got, expected = step(block, image, *dtypes), without_recompute(step, block, image, *dtypes)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 

@@ -1,7 +1,7 @@
 """Backward that computes the output of a 1×1 convolution again, where autograd would save it from the forward pass."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -38,13 +38,16 @@ class _Recipe:
     """Calls ``make`` under the autocast of the forward pass, outside of which backward runs."""
 
     def __init__(self, make: Callable[[], Tensor], device: str):
-        self.make = make
-        self.autocast: AbstractContextManager = nullcontext()
-        if torch.amp.is_autocast_available(device):
-            enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-            self.autocast = torch.autocast(device, dtype, enabled, cache_enabled=False)
+        self.make, self.device = make, device
+        self.dtype = torch.get_autocast_dtype(device) if _autocasts(device) else None
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        with self.autocast:
+        if self.dtype is None and not _autocasts(self.device):
+            return self.make()  # a context that changes nothing takes as long as a small convolution
+        with torch.autocast(self.device, self.dtype, self.dtype is not None, cache_enabled=False):
             return self.make()
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
