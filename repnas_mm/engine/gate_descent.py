@@ -1,5 +1,6 @@
 """The optimizer of α for a search that has all branches: plain descent, normalized over the network."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,8 @@ class GateDescent(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
         alphas = [alpha for group in self.param_groups for alpha in group['params']]
-        rms = torch.cat([alpha.grad for alpha in alphas]).square().mean().sqrt()
-        if not (rms.isfinite() and rms > 0):
+        rms = torch.cat([alpha.grad for alpha in alphas]).square().mean().sqrt().item()
+        if not 0 < rms < math.inf:
             return
         for group in self.param_groups:
             steps = group['steps']
@@ -53,7 +54,7 @@ class GateDescent(torch.optim.Optimizer):
                         increment=torch.zeros_like(alpha),
                         squares=torch.zeros_like(alpha),
                     )
-                alpha.sub_(alpha.grad / rms, alpha=1 / steps)
+                alpha.sub_(alpha.grad, alpha=1 / (rms * steps))
                 state['step'] += 1
                 if state['step'] in ends:
                     _end_stretch(state, alpha)
