@@ -52,6 +52,7 @@ class AlphaOptimizer:
         """True once α has moved, in this run or in that which it resumes."""
         return bool(self.optimizer.state)
 
+    @torch.compiler.disable  # counters in it would make a compiled training step compile again and again
     def _before_model_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         """Read the gradients, which fit the weights as they are now."""
         if any(argument is not None for argument in (*args[1:], kwargs.get('closure'))):
@@ -63,6 +64,7 @@ class AlphaOptimizer:
         scale, skips = getattr(optimizer, 'grad_scale', None), getattr(optimizer, 'found_inf', None)
         self._may_step = not skips and self._search.read_gradients(1 if scale is None else 1 / scale)
 
+    @torch.compiler.disable
     def _after_model_step(self, *_) -> None:
         if self._may_step:
             self.optimizer.step()

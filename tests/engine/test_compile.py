@@ -5,6 +5,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
+from repnas_mm.engine.gate_descent import GateDescent
 from repnas_mm.models import ODBBlock
 from repnas_mm.search import find_blocks
 
@@ -59,10 +60,18 @@ def test_a_block_is_one_graph_with_the_gradients_of_autograd(shape, settings):
     assert_close(results['compiled'], results['plain'], rtol=1e-9, atol=1e-12)
 
 
-def test_a_compiled_search_ends_with_the_same_network(shrink_cfg, run, tmp_path):
+def test_a_compiled_search_ends_with_the_same_network(shrink_cfg, run, tmp_path, monkeypatch):
     plain = run(shrink_cfg)
     shrink_cfg.update(compile=dict(backend='eager'), work_dir=str(tmp_path / 'compiled'))
+    traced, step = [], GateDescent.step
+
+    def watched(optimizer):
+        traced.append(torch.compiler.is_compiling())
+        step(optimizer)
+
+    monkeypatch.setattr(GateDescent, 'step', watched)
     compiled = run(shrink_cfg)
+    assert len(traced) > 1 and not any(traced)  # its counters would make the compiler start anew in each step
     assert counters['stats']['unique_graphs'] > 0
     blocks = {name: block.active_branches for name, block in find_blocks(plain.model).items()}
     assert {name: block.active_branches for name, block in find_blocks(compiled.model).items()} == blocks
