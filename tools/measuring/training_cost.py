@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from repnas_mm.engine import RepNASHook
 from repnas_mm.engine.input_shapes import input_shapes
 from repnas_mm.engine.step_cost import forward_sum, image_shape
-from repnas_mm.search import find_blocks
+from repnas_mm.search import BranchSearch, find_blocks
 from repnas_mm.search.memory import bytes_saved_for_backward
 
 #: Training images, by class of the data set: those that need no look at the files, and what the public set has where
@@ -76,7 +77,8 @@ def config_cost(cfg: Config, draws: int = 5) -> ConfigCost:
         steps_an_epoch, gpus = _steps_an_epoch(cfg, batch_size)
     few, more = torch.rand(FEW, *image), torch.rand(MORE, *image)
     phases = []
-    for part, choices in _phases(cfg, model, few, batch_size, draws):
+    search = configured_search(cfg, model, few, batch_size)
+    for part, choices in [(1.0, [lambda: None])] if search is None else search_phases(cfg, *search, draws):
         counts = []
         for choose in choices:
             choose()
@@ -121,15 +123,23 @@ def _num_images(dataset: ConfigDict) -> int:
         return IF_ABSENT[dataset.type]
 
 
-def _phases(cfg: Config, model: nn.Module, images: Tensor, batch_size: int, draws: int) -> list[tuple]:
-    """(Part of the iterations, functions of which each makes the blocks compute what they do in one of them), ..."""
+def configured_search(
+    cfg: Config, model: nn.Module, images: Tensor, batch_size: int
+) -> tuple[RepNASHook, BranchSearch] | None:
+    """The hook of ``cfg`` and a search of its own over ``model``; None if there is no such hook.
+
+    Args:
+        cfg: Of the model.
+        model: Its blocks are searched.
+        images: A few, from which a memory constraint tells what a batch brings.
+        batch_size: Of the training.
+    """
     settings = next((dict(hook) for hook in cfg.get('custom_hooks', ()) if hook['type'] == 'RepNASHook'), None)
     if settings is None:
-        return [(1.0, [lambda: None])]
+        return None
     settings.pop('type')
     hook = RepNASHook(**settings)
     blocks = {name: block for name, block in find_blocks(model).items() if block.searchable}
-    shrinks = hook.strategy_name == 'shrink'
     search = hook.strategy.new_search(blocks)
     if search.needs_input_shapes():
         with torch.no_grad():
@@ -137,13 +147,29 @@ def _phases(cfg: Config, model: nn.Module, images: Tensor, batch_size: int, draw
         search.set_input_shapes(
             {name: [((batch_size, *shape[1:]), dtype) for shape, dtype in calls] for name, calls in inputs.items()}
         )
-    sampled = [lambda: search.apply(*search.sample())]
-    if not shrinks:
-        return [(1.0, sampled * draws)]
+    return hook, search
+
+
+def search_phases(
+    cfg: Config, hook: RepNASHook, search: BranchSearch, draws: int = 1
+) -> list[tuple[float, list[Callable[[], None]]]]:
+    """(Part of the iterations, functions of which each makes the blocks compute what they do in one of them), ...
+
+    Where the branches are drawn, there are ``draws`` functions. Algorithm 1 draws in all iterations. A search that shrinks starts with all branches, and which ones stay behind the cut
+    is drawn, because only the search itself could tell.
+    """
+
+    def sample() -> None:
+        search.apply(*search.sample())
+
+    def stay() -> None:
+        search.apply(search.keep(torch.rand(len(search.block_ids)).numpy()))
+
+    if hook.strategy_name != 'shrink':
+        return [(1.0, [sample] * draws)]
     total = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
     behind = hook.strategy.phases.frozen_of(total) / total
-    drawn = [lambda: search.apply(search.keep(torch.rand(len(search.block_ids)).numpy()))]
-    return [(1 - behind, sampled), (behind, drawn * draws)]
+    return [(1 - behind, [sample]), (behind, [stay] * draws)]
 
 
 def _saved_bytes(model: nn.Module, images: Tensor) -> int:

@@ -1,6 +1,7 @@
-"""One training step of a search that a config describes, and its seconds."""
+"""Training steps of a search that a config describes, and their seconds."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from mmengine.config import Config
@@ -9,44 +10,45 @@ from mmpretrain import get_model
 from mmpretrain.structures import DataSample
 
 from measuring.timing import medians
+from measuring.training_cost import configured_search, search_phases
 from repnas_mm.engine.alpha_optimizer import AlphaOptimizer
-from repnas_mm.engine.hooks import RepNASHook
 from repnas_mm.engine.step_cost import image_shape
-from repnas_mm.search import BranchSearch, find_blocks
+
+#: The optimizer of α in place of the hook's own, which asks for the length of the search; it takes about as long
+ALPHA_OPTIMIZER = dict(type='Adam', lr=1e-4)
 
 
 def step_seconds(cfg: Config, device: torch.device | str = 'cpu') -> float:
-    """Median seconds of one training step of the search that a classifier's config describes (`search_step`)."""
-    return medians({'step': search_step(cfg, device)[0]})['step']
+    """Seconds of one training step of a classifier's search, medians weighted by the parts of the schedule."""
+    return sum(part * medians({'step': step})['step'] for part, step in search_steps(cfg, device))
 
 
-def search_step(cfg: Config, device: torch.device | str = 'cpu') -> tuple[Callable[[], None], BranchSearch]:
-    """One step of Algorithm 1, to call again and again, and the search it is a step of.
+def search_steps(cfg: Config, device: torch.device | str = 'cpu') -> list[tuple[float, Callable[[], None]]]:
+    """(Part of the schedule, one step of it to call again and again), as `search_phases` tells them.
 
-    It samples branches, runs forward, loss and backward on random images of the config's size and batch size, and steps
-    the weights and α. It loads no data.
+    A step chooses branches, runs forward, loss and backward on random images of the config's size and batch size, and
+    steps the weights, and α where it learns. It loads no data.
 
     Args:
-        cfg: With RepNASHook and its ``num_branches``.
+        cfg: With RepNASHook.
         device: Where the model is.
 
     Raises:
         ValueError: if the training pipeline does not tell the size of the images.
     """
-    settings = next(dict(hook) for hook in cfg.custom_hooks if hook['type'] == 'RepNASHook')
-    settings.pop('type')
-    hook = RepNASHook(**settings)
+    batch = _random_batch(cfg)
     model = get_model(cfg, device=device).train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    search = BranchSearch(find_blocks(model), hook.num_branches, hook.memory)
-    AlphaOptimizer(search, optim_wrapper.optimizer, hook.alpha_optimizer_cfg)
-    batch = _random_batch(cfg)
+    few = batch['inputs'][:2].to(device=device, dtype=torch.float32)
+    configured = configured_search(cfg, model, few, len(batch['inputs']))
+    assert configured is not None, 'a search has a RepNASHook'
+    AlphaOptimizer(configured[1], optim_wrapper.optimizer, ALPHA_OPTIMIZER)
 
-    def step() -> None:
-        search.apply(*search.sample())
+    def step(choose: Callable[[], None]) -> None:
+        choose()
         model.train_step(batch, optim_wrapper)
 
-    return step, search
+    return [(part, partial(step, choose)) for part, (choose,) in search_phases(cfg, *configured)]
 
 
 def _random_batch(cfg: Config) -> dict:

@@ -87,8 +87,8 @@ def make(lab: Lab, scale: Scale, seeds: Sequence[int]) -> Report:
             f'{" and ".join(FUSED)} are fused.',
             "Top-1 of the stock networks on ImageNet is what mmpretrain's metafiles report; the weights of "
             "EfficientNet-B0 are converted from its authors', the others were trained with mmpretrain.",
-            'Search and training are one run, priced as the median step of its search on random images, on the same '
-            f'device, times the steps of {_schedule(scale)}.',
+            'Search and training are one run, priced as the median step on random images, on the same device, before '
+            f'and behind the cut where there is one, times the steps of {_schedule(scale)}.',
         ],
     )
 
