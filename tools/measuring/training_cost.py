@@ -155,8 +155,9 @@ def search_phases(
 ) -> list[tuple[float, list[Callable[[], None]]]]:
     """(Part of the iterations, functions of which each makes the blocks compute what they do in one of them), ...
 
-    Where the branches are drawn, there are ``draws`` functions. Algorithm 1 draws in all iterations. A search that shrinks starts with all branches, and which ones stay behind the cut
-    is drawn, because only the search itself could tell.
+    Where the branches are drawn, there are ``draws`` functions. Algorithm 1 draws in all iterations. A search that
+    shrinks starts with all branches, and which ones stay behind the cut is drawn, because only the search itself could
+    tell.
     """
 
     def sample() -> None:
