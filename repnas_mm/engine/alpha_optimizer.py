@@ -37,15 +37,16 @@ class AlphaOptimizer:
     def __init__(self, search: BranchSearch, optimizer: torch.optim.Optimizer, cfg: dict):
         #: True if α has moved since it was last set to False
         self.moved = False
-        self._search, self._may_step = search, False
+        self._search = search
         ids = {id(alpha) for alpha in search.alphas}
         for group in optimizer.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in ids]
         with explain_errors(f'alpha_optimizer={quote(cfg)} builds no optimizer'):
             self.optimizer = OPTIMIZERS.build(dict(cfg, params=search.alphas))
             self._try_step()
-        optimizer.register_step_pre_hook(self._before_model_step)
-        optimizer.register_step_post_hook(self._after_model_step)
+        # before the step, because the gradients fit the weights as they are then
+        #: Of the hook in the main optimizer; its ``remove`` ends all steps of α
+        self.handle = optimizer.register_step_pre_hook(self._step)
 
     @property
     def has_stepped(self) -> bool:
@@ -53,8 +54,8 @@ class AlphaOptimizer:
         return bool(self.optimizer.state)
 
     @torch.compiler.disable  # counters in it would make a compiled training step compile again and again
-    def _before_model_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        """Read the gradients, which fit the weights as they are now."""
+    def _step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        """Step α, where it has something to learn from, in front of the main ``optimizer``."""
         if any(argument is not None for argument in (*args[1:], kwargs.get('closure'))):
             raise ValueError(
                 'Alpha learns from the gradients in front of a step of the optimizer, and a closure makes them inside '
@@ -62,11 +63,7 @@ class AlphaOptimizer:
             )
         # of a fused optimizer, which skips the step and divides by the loss scale itself
         scale, skips = getattr(optimizer, 'grad_scale', None), getattr(optimizer, 'found_inf', None)
-        self._may_step = not skips and self._search.read_gradients(1 if scale is None else 1 / scale)
-
-    @torch.compiler.disable
-    def _after_model_step(self, *_) -> None:
-        if self._may_step:
+        if not skips and self._search.read_gradients(1 if scale is None else 1 / scale):
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.moved = True

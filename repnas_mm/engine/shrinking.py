@@ -55,9 +55,9 @@ class Shrinking:
             self.search.apply(*self.search.sample())
         elif self._step == self._cut:
             self.search.apply(self.search.best())
-            gates = self._alpha_optimizer.optimizer
-            assert isinstance(gates, GateDescent)
-            kept = self.search.masks_by_block(self.search.cut(*gates.path()))
+            descent = self._alpha_optimizer.optimizer
+            assert isinstance(descent, GateDescent)
+            kept = self.search.masks_by_block(self.search.cut(*descent.path()))
             absorb_in_next_forward(self.model, self.search.blocks, kept)
 
     def finish(self) -> Genotype:
@@ -72,6 +72,7 @@ class Shrinking:
                 'give Shrinking fewer steps.'
             )
         self._handle.remove()
+        self._alpha_optimizer.handle.remove()
         for block in self.search.blocks.values():
             block.switch_to_subnet()
         return Genotype.from_model(self.model)

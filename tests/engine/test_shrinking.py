@@ -60,6 +60,7 @@ def test_gradients_may_be_accumulated_and_a_validation_at_the_cut_absorbs_nothin
         model.eval()(x)
     assert active == [10] * 12 + [3] * 2  # the cut is behind six steps, a fifth of thirty
     assert search.finish().num_branches == 3
+    optimizer.step(lambda: None)  # a search that has ended forbids no closure
 
 
 def test_alpha_is_no_parameter_of_the_optimizer():

@@ -9,7 +9,7 @@ from reference import Reference
 
 
 def backward(block, image, upstream):
-    """Run forward and backward of the block without its activation; afterwards its BNs have gradients."""
+    """Gradients of the gates after forward and backward."""
     block(image).backward(upstream)
     return block.gate_gradients()
 
@@ -36,8 +36,7 @@ def test_it_is_what_the_output_of_a_branch_is_worth_and_exactly_zero_for_dropped
 ):
     original = make_block(4, **shape, share_weights=share_weights).train(training)
     x = make_image(3, 4, 6, 7)
-    upstream = upstream_of(*original(x).shape)
-    original = make_block(4, **shape, share_weights=share_weights).train(training)
+    upstream = upstream_of(*copy.deepcopy(original)(x).shape)  # a copy, as a forward moves BN statistics
     for mask in masks(original)[::9]:
         block, reference = copy.deepcopy(original), Reference(original)
         block.set_active(mask)

@@ -218,7 +218,7 @@ class RepNASHook(SafeLoadHook):
             self._sample_next = False
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Draw anew next where the model stepped, and α with it, and report."""
+        """Let the next iteration draw anew where an accumulation of gradients has ended, and report."""
         self._uncompiled.close()
         if runner.optim_wrapper.should_update():
             self._sample_next = True
